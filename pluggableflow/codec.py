@@ -146,9 +146,6 @@ def type_name(cls: type) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------
-
-
 def _is_plain(value: Any, depth: int) -> Any:
     """Whether JSON by itself gives the value back. Says no to whatever it is not sure of."""
     kind = type(value)
@@ -354,8 +351,6 @@ _LEAVES: dict[type, Callable[[Any], Any]] = {
 }
 _writers: dict[type, tuple[str, Callable[[Any], Any]]] = {}
 
-# -- reading ----------------------------------------------------------------------------------------------------------
-
 
 def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
@@ -375,11 +370,9 @@ def _decoder(prefixes: tuple[str, ...]) -> Callable[[str], Any]:
         name, *content = form
         try:
             if name == "fallback":
-                ((text, stand_in),) = content
-                return _read_fallback(text, stand_in, prefixes)
+                return _read_fallback(prefixes, *content[0])
             if name in _FAMILIES:
-                class_name, state = content
-                return _FAMILIES[name](_resolve(class_name, name, prefixes), state)
+                return _FAMILIES[name](_resolve(content[0], name, prefixes), *content[1:])
             revive = _REVIVERS.get(name) or (_readers[name][1] if name in _readers else None)
             if revive is not None:
                 return revive(*content)
@@ -397,12 +390,11 @@ def _decoder(prefixes: tuple[str, ...]) -> Callable[[str], Any]:
 
 def _resolve(class_name: str, family: str, prefixes: tuple[str, ...]) -> Any:
     cls = _classes.get(class_name)
-    if cls is None:
-        module, _, qualname = class_name.partition(":")
-        if any(prefix == "*" or module == prefix or module.startswith(prefix + ".") for prefix in prefixes):
-            cls = _find(sys.modules.get(module), qualname)
-            if cls is not None and _class_name(cls) != class_name:
-                cls = None  # the name leads to something that is defined elsewhere, perhaps where nothing is allowed
+    module, _, qualname = class_name.partition(":")
+    if cls is None and any(prefix in ("*", module) or module.startswith(prefix + ".") for prefix in prefixes):
+        cls = _find(sys.modules.get(module), qualname)
+        if cls is not None and _class_name(cls) != class_name:
+            cls = None  # the name leads to something that is defined elsewhere, perhaps where nothing is allowed
     if cls is None:
         raise DecodingError(
             f"the stored text holds an instance of {class_name}, which is unknown here; import its module and call"
@@ -424,7 +416,7 @@ def _find(module: Any, qualname: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def _read_fallback(text: str, stand_in: str, prefixes: tuple[str, ...]) -> Any:
+def _read_fallback(prefixes: tuple[str, ...], text: str, stand_in: str) -> Any:
     try:
         return loads(text, prefixes)
     except DecodingError:
