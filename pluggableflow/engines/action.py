@@ -1,0 +1,516 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop that carries out a plan: outcomes in, machine, one commit, notifications, starts out."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from pluggableflow import states
+from pluggableflow.compiler import compile as compile_flow
+from pluggableflow.connection import SUSPEND, Connection
+from pluggableflow.engine import Engine
+from pluggableflow.engines.decisions import Decisions
+from pluggableflow.exceptions import (
+    EncodingError,
+    FlowMismatch,
+    LeaseLost,
+    MissingDependencies,
+    NotFound,
+    OptionError,
+    StorageFailure,
+    ValueTooLarge,
+)
+from pluggableflow.executor import Executor, Outcome, Work
+from pluggableflow.failure import Failure
+from pluggableflow.flow import Depth, Flow
+from pluggableflow.lease import LeaseKeeper, claim
+from pluggableflow.machine import Machine, Restored
+from pluggableflow.middleware import FlowDetail
+from pluggableflow.plan import END, RETRY, Plan
+from pluggableflow.signatures import check, signatures
+from pluggableflow.storage import INJECTOR, META_DEPTH
+
+_WITHDRAWN = (states.RUNNING, states.PENDING)
+_RESUMABLE = (states.RUNNING, states.REVERTING, states.SUSPENDING, states.SUSPENDED, states.RESUMING)
+
+
+class ActionEngine(Engine):
+    """What the serial and the parallel engine share. Options of both:
+
+    * ``defer_reverts`` (False): a REVERT decision is deferred to the outermost retry; without one all is undone
+    * ``never_resolve`` (False): a failure is neither retried nor reverted, the flow ends as FAILURE
+    * ``inject_transient`` (True): values that atoms inject into themselves are kept out of the store
+    * ``lease_seconds`` (30): after so long without a renewal another process may take the flow over
+    * ``force`` (False): take the flow from a live owner
+    * ``on_mismatch`` ("refuse"): "accept" runs a flow that differs from its detail in what has begun; a callable
+      gets the :class:`FlowMismatch` and returns whether to accept
+    """
+
+    #: Option name to its default and the types it may have.
+    option_types: Mapping[str, tuple[Any, tuple[type, ...]]] = {
+        "defer_reverts": (False, (bool,)),
+        "never_resolve": (False, (bool,)),
+        "inject_transient": (True, (bool,)),
+        "lease_seconds": (30, (int, float)),
+        "force": (False, (bool,)),
+        "on_mismatch": ("refuse", (str, object)),
+    }
+
+    def __init__(
+        self, flow: Flow, flow_detail: FlowDetail, connection: Connection | None, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__(flow, flow_detail, connection, _checked(options, self.option_types, type(self).__name__))
+        self.plan: Plan | None = None
+        self._machine: Machine | None = None
+        self._keeper: LeaseKeeper | None = None
+        self._revision = flow_detail.revision
+        self._prepared = False
+        self._suspending = False
+        self._resuming = False
+        self._outcomes: SimpleQueue[Outcome | None] = SimpleQueue()
+        self._clock = (time.time_ns() // 1000, time.monotonic_ns())
+        self._flow_news: list[tuple[str, str]] = []
+        self._signatures: dict[int, str] = {}
+
+    def _make_executor(self) -> Executor:
+        raise NotImplementedError
+
+    def _prefetch(self) -> int:
+        return 0
+
+    # -- before the run -------------------------------------------------------------------------------------------
+
+    def compile(self) -> None:
+        if self.plan is None:
+            self.plan = compile_flow(self.flow)
+
+    def prepare(self) -> None:
+        if self._prepared:
+            return
+        self.compile()
+        assert self.plan is not None
+        if self.connection is not None:
+            self._take_lease(self.connection)
+        try:
+            self._read_stored(self.plan)
+        except BaseException:
+            self.close()
+            raise
+        self._prepared = True
+
+    def _take_lease(self, connection: Connection, at_revision: int | None = None) -> None:
+        options = self.options
+        claimed = claim(connection, self.storage.flow_uuid, options["lease_seconds"], options["force"])
+        self._clock = (claimed.now, time.monotonic_ns())
+        self._revision = claimed.revision
+        self._keeper = LeaseKeeper(connection, claimed, options["lease_seconds"], self._wake)
+        self.storage.lease(True)
+        if at_revision is None:
+            self.storage.reload(connection.get_flow_details(self.storage.flow_uuid))
+        elif at_revision != claimed.revision:
+            raise LeaseLost(self.storage.flow_uuid)
+
+    def _read_stored(self, plan: Plan) -> None:
+        storage = self.storage
+        storage.ensure_atoms(plan.atoms)
+        for atom in plan.atoms:
+            if atom is not None and atom.inject:
+                storage.inject_atom_args(atom.name, atom.inject, transient=self.options["inject_transient"])
+        self._take_store()
+        self._signatures = signatures(plan, storage.given) if self.connection is not None else {}
+        if storage.flow_detail.state != states.PENDING:
+            self._check_mismatch(plan)
+        if storage.get_flow_state() == states.REVERTED:
+            self._reset_atoms(plan)
+
+    def _take_store(self) -> None:
+        """Add the initial arguments; a value that differs from the stored one is a mismatch."""
+        given = self.storage.given
+        differing = [name for name, value in self.store.items() if name in given and given[name] != value]
+        if differing:
+            why = [f"the stored value of {name!r}" for name in differing]
+            self._mismatched(FlowMismatch(self.storage.flow_uuid, (), (), {INJECTOR: why}))
+        if any(name not in given or name in differing for name in self.store):
+            self.storage.inject(self.store)
+
+    def _check_mismatch(self, plan: Plan) -> None:
+        try:
+            check(plan, self.storage.flow_detail, self._signatures or signatures(plan, self.storage.given))
+        except FlowMismatch as mismatch:
+            self._mismatched(mismatch)
+
+    def _mismatched(self, mismatch: FlowMismatch) -> None:
+        answer = self.options["on_mismatch"]
+        if not (answer == "accept" or (callable(answer) and answer(mismatch))):
+            raise mismatch
+
+    def validate(self) -> None:
+        self.compile()
+        assert self.plan is not None
+        missing = self.plan.missing(self.storage.given)
+        missing = [each for each in missing if each.name not in self.storage.atom_arguments(each.atom)]
+        if missing:
+            raise MissingDependencies(self.flow.name, missing)
+
+    def reset(self) -> None:
+        self.prepare()
+        assert self.plan is not None
+        self._reset_atoms(self.plan)
+        self._commit()
+        self.close()
+
+    def _reset_atoms(self, plan: Plan) -> None:
+        for node, kind in enumerate(plan.kinds):
+            if kind > END and self.storage.node_detail(node).state != states.PENDING:
+                self.storage.forget(node)
+        self.storage.set_flow_state(states.PENDING)
+
+    def close(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        self.storage.lease(False)
+        self._prepared = False
+        if keeper is not None:
+            keeper.release()
+
+    # -- the run --------------------------------------------------------------------------------------------------
+
+    def suspend(self) -> None:
+        self._suspending = True
+        self._outcomes.put(None)
+
+    def _wake(self) -> None:
+        self._outcomes.put(None)
+
+    def _now(self) -> int:
+        stored, monotonic = self._clock
+        return stored + (time.monotonic_ns() - monotonic) // 1000
+
+    def run_iter(self) -> Iterator[str]:
+        self.prepare()
+        executor: Executor | None = None
+        try:
+            self.validate()
+            machine = self._begin()
+            executor = self._make_executor()
+            executor.start(self._outcomes.put)
+            yield from self._loop(machine, executor)
+        except (LeaseLost, StorageFailure):
+            self._await_running()
+            raise
+        except GeneratorExit:
+            self._drain_after_close()
+            raise
+        finally:
+            if executor is not None:
+                executor.stop()
+            self._machine = None
+            self._suspending = False
+            self._outcomes = SimpleQueue()
+            self.close()
+        if self.storage.get_flow_state() in (states.FAILURE, states.REVERTED):
+            failures = [*self.storage.get_execute_failures().values(), *self._decisions.gate_failures.values()]
+            failures += self.storage.get_revert_failures().values()
+            Failure.reraise_if_any(failures)
+
+    def _begin(self) -> Machine:
+        """Make the machine from what is stored, and say that the flow runs."""
+        plan, storage, options = self.plan, self.storage, self.options
+        assert plan is not None
+        machine = Machine(plan, defer_reverts=options["defer_reverts"], never_resolve=options["never_resolve"])
+        self._machine, self._decisions = machine, Decisions(plan, storage, self._now)
+        self._notifications: list[tuple[int, str, str]] = []
+        flow_state = storage.get_flow_state()
+        if flow_state in _RESUMABLE:
+            self._notify_flow(states.RESUMING, flow_state)
+            self._resuming = True
+        restored = {}
+        if flow_state != states.PENDING or self.connection is not None:
+            for node, kind in enumerate(plan.kinds):
+                if kind > END and (detail := storage.node_detail(node)).state != states.PENDING:
+                    depth = detail.meta.get(META_DEPTH)
+                    restored[node] = Restored(
+                        detail.state,
+                        detail.intention,
+                        detail.attempt,
+                        detail.started_at is not None,
+                        detail.not_before,
+                        Depth[depth] if depth else None,
+                    )
+                elif kind > END:
+                    machine.attempt[node] = detail.attempt
+        machine.begin(restored, flow_state == states.REVERTING, self._now())
+        self._set_flow_state(states.REVERTING if machine.reverting_all else states.RUNNING)
+        return machine
+
+    def _loop(self, machine: Machine, executor: Executor) -> Iterator[str]:
+        storage, outcomes = self.storage, self._outcomes
+        capacity = executor.max_workers + self._prefetch()
+        batch: list[Outcome] = []
+        while True:
+            now = self._now()
+            batch = self._take(machine, batch, now)
+            if machine.timers:
+                machine.wake(now)
+            self._drain(machine, now)
+            stopping = self._must_stop()
+            starts: list[int] = []
+            while not stopping:
+                question = machine.next_question()
+                if question is not None:
+                    self._drain(machine, now)
+                    self._decisions.answer(machine, question)
+                    self._drain(machine, now)
+                    continue
+                if len(machine.running) >= capacity:
+                    break
+                node = machine.next_start()
+                if node is not None:
+                    starts.append(node)
+                elif not machine.questions:
+                    break
+            self._drain(machine, now)
+            if machine.reverting_all and storage.get_flow_state() == states.RUNNING:
+                self._set_flow_state(states.REVERTING)
+            idle = not machine.running and not batch and outcomes.empty()
+            sleeping = idle and not stopping and bool(machine.timers) and not machine.stuck
+            if idle and not sleeping:
+                suspended = stopping and machine.has_work()
+                self._set_flow_state(states.SUSPENDED if suspended else machine.final_state)
+                self._commit()
+                self._tell(machine, ())
+                yield storage.get_flow_state()
+                return
+            if sleeping:
+                storage.set_wake_at(min(machine.timers.values()))
+            if self._commit():
+                yield storage.get_flow_state()
+            self._tell(machine, starts)
+            self._hand_out(machine, executor, starts)
+            if sleeping:
+                self._sleep(min(machine.timers.values()))
+            elif not batch:
+                batch = self._wait(machine)
+
+    def _must_stop(self) -> bool:
+        """Whether nothing new may start; raises if the lease is lost."""
+        keeper = self._keeper
+        if keeper is not None:
+            if keeper.lost:
+                raise LeaseLost(self.storage.flow_uuid)
+            request = keeper.request
+            if request is not None and request.sequence > self.storage.flow_detail.request_handled:
+                if request.kind == SUSPEND:
+                    self.storage.acknowledge(request.sequence)
+                    self._suspending = True
+            if not keeper.safe:
+                return True
+        return self._suspending
+
+    def _take(self, machine: Machine, batch: list[Outcome], now: int) -> list[Outcome]:
+        """Take outcomes, at most as many as fit into one commit; returns the others."""
+        storage = self.storage
+        limit = self.connection.largest_commit_bytes // 2 if self.connection is not None else 0
+        for at, outcome in enumerate(batch):
+            if limit and storage.pending_bytes > limit:
+                return batch[at:]
+            node, failure = outcome.node, outcome.failure
+            try:
+                if outcome.revert:
+                    storage.keep_revert(node, outcome.value, failure)
+                elif failure is None:
+                    storage.keep_result(node, outcome.value)
+            except (EncodingError, ValueTooLarge) as error:
+                failure = Failure.from_exception(error)
+                if outcome.revert:
+                    storage.keep_revert(node, None, failure)
+            if outcome.revert:
+                machine.reverted(node) if failure is None else machine.revert_failed(node)
+            elif failure is None:
+                machine.succeeded(node)
+            else:
+                storage.keep_failure(node, failure)
+                machine.failed(node)
+            if len(machine.changes) > 1:
+                self._drain(machine, now)
+        return []
+
+    def _drain(self, machine: Machine, now: int) -> None:
+        """Carry the machine's transitions over into the storage."""
+        if not machine.changes:
+            return
+        storage, attempt, intention, depth = self.storage, machine.attempt, machine.intention, machine.depth
+        listened, signed = bool(self.atom_notifier), self._signatures
+        for node, state in machine.changes:
+            old = storage.apply(
+                node, state, attempt[node], intention.get(node, states.EXECUTE), depth.get(node), now
+            )
+            if signed and old == states.PENDING:
+                storage.keep_signature(node, signed[node])
+            if listened and old != state and (old, state) != _WITHDRAWN:
+                self._notifications.append((node, state, old))
+        machine.changes.clear()
+
+    def _commit(self) -> bool:
+        """Write what has changed; returns whether anything was written (always, without a store)."""
+        if self.connection is None:
+            return True
+        changes = self.storage.take_changes()
+        if not changes:
+            return False
+        assert self._keeper is not None
+        self._revision = self.connection.commit(self._keeper.lease, self._revision, changes)
+        self.storage.flow_detail.revision = self._revision
+        return True
+
+    def _hand_out(self, machine: Machine, executor: Executor, starts: list[int]) -> None:
+        plan, storage = self.plan, self.storage
+        assert plan is not None
+        before = {node: old for node, _state, old in self._notifications}
+        self._notifications.clear()
+        for at, node in enumerate(starts):
+            if self._suspending or (self._keeper is not None and not self._keeper.safe):
+                for withdrawn in reversed(starts[at:]):
+                    machine.withdrawn(withdrawn)
+                self._outcomes.put(None)
+                return
+            task = plan.atoms[node]
+            detail = storage.node_detail(node)
+            revert = machine.state[node] == states.REVERTING
+            if self.atom_notifier:
+                self._notify_atom(node, detail.state, before.get(node, detail.state))
+            try:
+                arguments = self._decisions.arguments(node, revert)
+            except NotFound as error:
+                self._outcomes.put(Outcome(node, revert, None, Failure.from_exception(error)))
+                continue
+            key = f"{storage.flow_uuid}/{detail.uuid}/{machine.attempt[node]}/{'revert' if revert else 'execute'}"
+            executor.submit(Work(node, task, revert, arguments, key))  # type: ignore[arg-type]
+
+    def _wait(self, machine: Machine) -> list[Outcome]:
+        """Every outcome that is there, waiting for the first one if anything runs."""
+        outcomes = self._outcomes
+        batch: list[Outcome] = []
+        due = min(machine.timers.values()) if machine.timers else None
+        if machine.running:
+            with contextlib.suppress(Empty):
+                first = outcomes.get(timeout=None if due is None else max(0.0, (due - self._now()) / 1e6))
+                if first is not None:
+                    batch.append(first)
+        while not outcomes.empty():
+            more = outcomes.get_nowait()
+            if more is not None:
+                batch.append(more)
+        return batch
+
+    def _sleep(self, until: int) -> None:
+        """Wait for a timer without the lease, then take it again; anybody may run the flow in between."""
+        assert self._keeper is not None or self.connection is None
+        if self._keeper is not None:
+            self._keeper.release()
+            self._keeper = None
+        while (seconds := (until - self._now()) / 1e6) > 0 and not self._suspending:
+            with contextlib.suppress(Empty):
+                self._outcomes.get(timeout=seconds)
+        if self.connection is not None:
+            self._take_lease(self.connection, at_revision=self._revision)
+        self.storage.set_wake_at(None)
+
+    # -- ending badly ---------------------------------------------------------------------------------------------
+
+    def _await_running(self) -> None:
+        """The machine is void: let what runs end, and forget its outcome."""
+        machine = self._machine
+        while machine is not None and machine.running:
+            outcome = self._outcomes.get()
+            if outcome is not None:
+                machine.running.discard(outcome.node)
+
+    def _drain_after_close(self) -> None:
+        """The generator was closed: take what still runs, and store the flow as suspended."""
+        machine = self._machine
+        if machine is None:
+            return
+        batch: list[Outcome] = []
+        self._suspending = True
+        while machine.running or batch:
+            batch = self._take(machine, batch or self._wait(machine), self._now())
+            self._drain(machine, self._now())
+            self._commit()
+        self._drain(machine, self._now())
+        self._set_flow_state(states.SUSPENDED if machine.has_work() else machine.final_state)
+        self._commit()
+
+    # -- telling --------------------------------------------------------------------------------------------------
+
+    def _set_flow_state(self, state: str) -> None:
+        old = self.storage.get_flow_state()
+        if old == state:
+            return
+        if state in (states.RUNNING, states.REVERTING) and old in _RESUMABLE and self._resuming:
+            old = states.RESUMING
+        self._resuming = False
+        states.check_flow_transition(old, state)
+        self.storage.set_flow_state(state)
+        self._flow_news.append((state, old))
+
+    def _tell(self, machine: Machine, starts: list[int] | tuple[int, ...]) -> None:
+        """Tell listeners what the last commit holds, but for the starts, which are told as they are handed out."""
+        starting = set(starts)
+        for node, state, old in self._notifications:
+            if node not in starting or state not in (states.RUNNING, states.REVERTING):
+                self._notify_atom(node, state, old)
+        self._notifications = [
+            each for each in self._notifications if each[0] in starting and each[1] == machine.state[each[0]]
+        ]
+        for state, old in self._flow_news:
+            self._notify_flow(state, old)
+        self._flow_news.clear()
+
+    def _notify_flow(self, state: str, old: str) -> None:
+        if self.notifier:
+            details = {"flow_name": self.storage.flow_name, "flow_uuid": self.storage.flow_uuid, "old_state": old}
+            self.notifier.notify(state, details)
+
+    def _notify_atom(self, node: int, state: str, old: str) -> None:
+        assert self.plan is not None
+        detail, kind = self.storage.node_detail(node), "retry" if self.plan.kinds[node] == RETRY else "task"
+        details: dict[str, Any] = {
+            f"{kind}_name": detail.name,
+            f"{kind}_uuid": detail.uuid,
+            "flow_name": self.storage.flow_name,
+            "flow_uuid": self.storage.flow_uuid,
+            "old_state": old,
+        }
+        if state == states.SUCCESS:
+            details["result"] = detail.results
+        elif state == states.FAILURE:
+            details["result"] = detail.failure
+        elif state in (states.REVERTED, states.REVERT_FAILURE):
+            details["result"] = detail.revert_failure if detail.revert_failure is not None else detail.revert_results
+        self.atom_notifier.notify(state, details)
+
+
+def _checked(
+    options: Mapping[str, Any], known: Mapping[str, tuple[Any, tuple[type, ...]]], engine: str
+) -> dict[str, Any]:
+    """The options with their defaults.
+
+    :raises OptionError: names the option, and those that there are
+    """
+    for name, value in options.items():
+        if name not in known:
+            raise OptionError(f"{engine} has no option {name!r}; it has {', '.join(sorted(known))}")
+        kinds = known[name][1]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
+            raise OptionError(f"option {name!r} must be {' or '.join(kind.__name__ for kind in kinds)}, not {value!r}")
+    checked = {name: options.get(name, default) for name, (default, _kinds) in known.items()}
+    if checked["lease_seconds"] <= 0:
+        raise OptionError(f"lease_seconds must be more than 0, not {checked['lease_seconds']!r}")
+    answer = checked["on_mismatch"]
+    if answer not in ("refuse", "accept") and not callable(answer):
+        raise OptionError(f'on_mismatch must be "refuse", "accept" or a callable, not {answer!r}')
+    return checked

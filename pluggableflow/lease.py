@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Holding the lease of one flow: claiming it, renewing it from a thread, giving it up."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from pluggableflow import owner
+from pluggableflow.connection import Claim, Connection, Lease, Request
+from pluggableflow.exceptions import FlowOwned, LeaseLost, StorageFailure
+from pluggableflow.middleware import new_uuid
+
+#: Part of a lease at whose end nothing new is started any more if it could not be renewed.
+SAFETY = 1 / 6
+
+
+def claim(connection: Connection, flow_uuid: str, lease_seconds: float, force: bool = False) -> Claim:
+    """Take the lease of a flow; at once if its holder is a process of this machine that has ended.
+
+    :param force: take it from a live holder too, whose next commit is then refused
+    :raises FlowOwned: another owner holds it
+    :raises NotFound: there is no such flow
+    """
+    token, me, evict = new_uuid(), owner.identity(), None
+    while True:
+        try:
+            claimed = connection.claim(
+                token=token, owner=me, lease_seconds=lease_seconds, flow_uuid=flow_uuid, evict_epoch=evict
+            )
+        except FlowOwned as owned:
+            if evict == owned.epoch or not (force or owner.is_gone(owned.owner)):
+                raise
+            evict = owned.epoch
+        else:
+            assert claimed is not None, "a claim by uuid answers or raises"
+            return claimed
+
+
+class LeaseKeeper:
+    """Renews a lease from a thread of its own, at a third of its time, until it is stopped.
+
+    :param wake: called, from the thread, when there is something to look at: a request, or the lease in danger
+    :ivar lost: another owner holds the flow
+    :ivar request: the pending request that was seen last, or ``None``
+    """
+
+    def __init__(self, connection: Connection, claimed: Claim, lease_seconds: float, wake: Callable[[], None]) -> None:
+        self.lease: Lease = claimed.lease
+        self.lost = False
+        self.request: Request | None = claimed.request
+        self._connection = connection
+        self._lease_seconds = lease_seconds
+        self._wake = weakref.WeakMethod(wake)
+        self._renewed = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="pluggableflow-lease", daemon=True)
+        self._thread.start()
+
+    @property
+    def safe(self) -> bool:
+        """Whether new work may be started: the lease is mine and does not run out at any moment."""
+        return not self.lost and time.monotonic() - self._renewed < self._lease_seconds * (1 - SAFETY)
+
+    def _renew(self) -> None:
+        pause = self._lease_seconds / 3
+        while not self._stop.wait(pause):
+            wake = self._wake()
+            if wake is None:  # the engine was forgotten: let the lease run out
+                return
+            asked = time.monotonic()
+            try:
+                renewal = self._connection.renew(self.lease, self._lease_seconds)
+            except LeaseLost:
+                self.lost = True
+                wake()
+                return
+            except StorageFailure:
+                pause = min(1.0, self._lease_seconds / 30)
+                if not self.safe:
+                    wake()
+            else:
+                self._renewed, pause = asked, self._lease_seconds / 3
+                if renewal.request is not None and renewal.request != self.request:
+                    self.request = renewal.request
+                    wake()
+            del wake
+
+    def stop(self) -> None:
+        """End the renewal; the lease stays as it is."""
+        self._stop.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def release(self) -> None:
+        """Give the lease up; if the store does not answer, it runs out by itself."""
+        self.stop()
+        if not self.lost:
+            try:
+                self._connection.release(self.lease)
+            except StorageFailure:
+                pass
