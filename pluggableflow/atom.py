@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The smallest unit of a flow: named inputs, named outputs, and how they are found out from a method's signature.
+
+What a method needs is worked out once per class and way of declaring it, and shared by all its atoms.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from pluggableflow.exceptions import DefinitionError
+
+#: parameter, name it is looked up under, whether it may be missing
+Input = tuple[str, str, bool]
+Rebind = Mapping[str, str] | list[str] | tuple[str, ...] | None
+Names = str | Iterable[str] | None
+
+_LONGEST_NAME = 255
+_NOTHING: frozenset[str] = frozenset()
+
+
+class Atom:
+    """What tasks and retries have in common.
+
+    :param name: unique in its flow, 1 to 255 characters
+    :param provides: name of the result; a list or tuple names its items by index, a set its values by key
+    :param requires: further inputs besides those of the signature
+    :param auto_extract: take inputs from the signature of the methods
+    :param rebind: names under which parameters are looked up: a dict, or a list in the order of the parameters
+    :param inject: values for this atom alone, by name
+    :param ignore_list: parameters of the signature that are no inputs
+    :param revert_rebind: like ``rebind``, for revert; default: ``rebind``
+    :param revert_requires: like ``requires``, for revert; default: ``requires``
+    :raises DefinitionError: names what does not fit the methods
+    :ivar version: major and minor; a stored atom of another major version is not resumed
+    :ivar save_as: provided name to the part of the result it stands for, ``None`` for all of it
+    :cvar priority: among atoms that could start, the highest starts first
+    """
+
+    priority: ClassVar[int] = 0
+    default_provides: ClassVar[Any] = None
+    #: Parameters of the methods that the engine fills in itself.
+    reserved_execute: ClassVar[frozenset[str]] = _NOTHING
+    reserved_revert: ClassVar[frozenset[str]] = frozenset({"result", "flow_failures"})
+
+    version: tuple[int, ...] = (1, 0)
+
+    def __init__(
+        self,
+        name: str,
+        provides: Any = None,
+        requires: Names = None,
+        auto_extract: bool = True,
+        rebind: Rebind = None,
+        inject: Mapping[str, Any] | None = None,
+        ignore_list: Iterable[str] | None = None,
+        revert_rebind: Rebind = None,
+        revert_requires: Names = None,
+    ) -> None:
+        self.name = check_name(name)
+        self.inject: Mapping[str, Any] = inject or {}
+        self.save_as = save_as(self.default_provides if provides is None else provides, name)
+        self.provides = frozenset(self.save_as) if self.save_as else _NOTHING
+        try:
+            needs = _needs(
+                self._signature_of("execute"),
+                self._signature_of("revert"),
+                self.reserved_execute,
+                self.reserved_revert,
+                auto_extract,
+                _frozen_names(requires),
+                _frozen_rebind(rebind),
+                _frozen_names(ignore_list),
+                _frozen_names(revert_requires),
+                _frozen_rebind(revert_rebind),
+            )
+        except DefinitionError as error:
+            raise DefinitionError(f"{type(self).__qualname__} {name!r}: {error}") from None
+        self._needs = needs
+        if self.inject:
+            self.requires = needs.requires - self.inject.keys()
+            self.optional = needs.optional - self.inject.keys()
+        else:
+            self.requires, self.optional = needs.requires, needs.optional
+
+    def _signature_of(self, method: str) -> Signature:
+        return signature_of(getattr(type(self), method), True)
+
+    @property
+    def execute_inputs(self) -> tuple[Input, ...]:
+        """Inputs of execute."""
+        return self._needs.execute_inputs
+
+    @property
+    def revert_inputs(self) -> tuple[Input, ...]:
+        """Inputs of revert."""
+        return self._needs.revert_inputs
+
+    @property
+    def revert_accepts(self) -> frozenset[str]:
+        """Which of the reserved parameters revert takes."""
+        return self._needs.revert_accepts
+
+    @property
+    def rebind(self) -> dict[str, str]:
+        """Parameter of execute to the name it is looked up under."""
+        return {parameter: name for parameter, name, _optional in self._needs.execute_inputs}
+
+    @property
+    def revert_rebind(self) -> dict[str, str]:
+        """Parameter of revert to the name it is looked up under."""
+        return {parameter: name for parameter, name, _optional in self._needs.revert_inputs}
+
+    @property
+    def revert_optional(self) -> frozenset[str]:
+        """Optional inputs of revert."""
+        return frozenset(name for _parameter, name, optional in self._needs.revert_inputs if optional)
+
+    def pre_execute(self) -> None:
+        """Runs before execute."""
+
+    def post_execute(self) -> None:
+        """Runs after execute, whether or not that failed."""
+
+    def pre_revert(self) -> None:
+        """Runs before revert."""
+
+    def post_revert(self) -> None:
+        """Runs after revert, whether or not that failed."""
+
+    def __str__(self) -> str:
+        return f'"{self.name}=={".".join(map(str, self.version))}"'
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__qualname__} {self}>"
+
+
+class Signature:
+    """The parameters of a method, without self."""
+
+    __slots__ = ("required", "all", "accepts_any")
+
+    def __init__(self, required: tuple[str, ...], every: tuple[str, ...], accepts_any: bool) -> None:
+        self.required, self.all, self.accepts_any = required, every, accepts_any
+
+
+@lru_cache(maxsize=4096)
+def signature_of(function: Callable[..., Any], is_method: bool) -> Signature:
+    """What can be passed to a function by name."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if is_method:
+        parameters = parameters[1:]
+    named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    if any(each.kind is each.POSITIONAL_ONLY for each in parameters):
+        raise DefinitionError(f"{function.__qualname__} has positional-only parameters; inputs are passed by name")
+    return Signature(
+        tuple(each.name for each in named if each.default is each.empty),
+        tuple(each.name for each in named),
+        any(each.kind is each.VAR_KEYWORD for each in parameters),
+    )
+
+
+class _Needs:
+    __slots__ = ("execute_inputs", "revert_inputs", "revert_accepts", "requires", "optional")
+
+    def __init__(self, execute: tuple[Input, ...], revert: tuple[Input, ...], accepts: frozenset[str]) -> None:
+        self.execute_inputs, self.revert_inputs, self.revert_accepts = execute, revert, accepts
+        both = (*execute, *revert)
+        self.requires = frozenset(name for _parameter, name, optional in both if not optional)
+        self.optional = frozenset(name for _parameter, name, optional in both if optional) - self.requires
+
+
+@lru_cache(maxsize=65536)
+def _needs(
+    execute: Signature,
+    revert: Signature,
+    reserved_execute: frozenset[str],
+    reserved_revert: frozenset[str],
+    auto_extract: bool,
+    requires: tuple[str, ...],
+    rebind: Any,
+    ignored: tuple[str, ...],
+    revert_requires: tuple[str, ...],
+    revert_rebind: Any,
+) -> _Needs:
+    accepts = reserved_revert if revert.accepts_any else reserved_revert & set(revert.all)
+    return _Needs(
+        inputs_of(execute, reserved_execute, auto_extract, requires, rebind, ignored, "execute"),
+        inputs_of(
+            revert, reserved_revert, auto_extract, revert_requires or requires, revert_rebind or rebind, ignored,
+            "revert",
+        ),
+        frozenset(accepts),
+    )  # fmt: skip
+
+
+def inputs_of(
+    signature: Signature,
+    reserved: frozenset[str],
+    auto_extract: bool,
+    requires: tuple[str, ...],
+    rebind: Any,
+    ignored: tuple[str, ...],
+    method: str,
+) -> tuple[Input, ...]:
+    """The inputs of one method.
+
+    :raises DefinitionError: it does not take what was declared, or takes what was not
+    """
+    required = [each for each in signature.required if each not in ignored and each not in reserved]
+    mapping = {each: each for each in required} if auto_extract else {}
+    mapping.update((each, each) for each in requires)
+    if isinstance(rebind, tuple) and rebind and rebind[0] is dict:
+        mapping.update(rebind[1])
+    elif rebind:
+        mapping.update(zip(required, rebind[1], strict=False))
+        mapping.update((each, each) for each in rebind[1][len(required) :])
+    if not signature.accepts_any:
+        extra = [each for each in mapping if each not in signature.all]
+        if extra and method == "revert":
+            for each in extra:  # a revert takes what it names of the inputs of execute
+                del mapping[each]
+        elif extra:
+            raise DefinitionError(f"{method} does not take {', '.join(map(repr, extra))}")
+    missing = [each for each in required if each not in mapping]
+    if missing:
+        raise DefinitionError(f"{method} needs {', '.join(map(repr, missing))}; require or rebind them")
+    inputs = [(parameter, name, False) for parameter, name in mapping.items()]
+    if auto_extract:
+        left = (each for each in signature.all if each not in mapping and each not in ignored)
+        inputs += [(each, each, True) for each in left if each not in reserved]
+    return tuple(inputs)
+
+
+def _frozen_names(names: Names) -> tuple[str, ...]:
+    if not names:
+        return ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _frozen_rebind(rebind: Rebind) -> Any:
+    if not rebind:
+        return ()
+    if isinstance(rebind, Mapping):
+        return (dict, tuple(rebind.items()))
+    if isinstance(rebind, (list, tuple)):
+        return (list, tuple(rebind))
+    raise DefinitionError(f"rebind must be a dict, a list or a tuple, not {rebind!r}")
+
+
+def check_name(name: Any) -> str:
+    """The name, if it can be stored.
+
+    :raises DefinitionError: it cannot
+    """
+    if not isinstance(name, str):
+        raise DefinitionError(f"a name must be a string, not {name!r}")
+    if not 0 < len(name) <= _LONGEST_NAME or "\0" in name or not name.isascii() and _has_surrogate(name):
+        raise DefinitionError(f"a name must have 1 to {_LONGEST_NAME} characters, no NUL or surrogates, not {name!r}")
+    return name
+
+
+def _has_surrogate(name: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def save_as(provides: Any, atom_name: str) -> dict[str, Any]:
+    """Provided name to the part of the result that it stands for.
+
+    :raises DefinitionError: ``provides`` is none of the shapes that it may have
+    """
+    if provides is None:
+        return _NOTHING_SAVED
+    if isinstance(provides, str):
+        return {check_name(provides): None}
+    if isinstance(provides, (list, tuple)):
+        return {check_name(name): index for index, name in enumerate(provides)}
+    if isinstance(provides, (set, frozenset)):
+        return {check_name(name): name for name in sorted(provides)}
+    raise DefinitionError(f"{atom_name!r}: provides must be a string, list, tuple or set, not {provides!r}")
+
+
+_NOTHING_SAVED: dict[str, Any] = {}

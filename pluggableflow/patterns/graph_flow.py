@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Items ordered by what they need of each other, and by explicit links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pluggableflow.exceptions import AmbiguousDependency, DefinitionError, DependencyFailure
+from pluggableflow.flow import (
+    LINK_DECIDER,
+    LINK_DECIDER_DEPTH,
+    LINK_MANUAL,
+    LINK_REASONS,
+    Depth,
+    Item,
+    Link,
+    check_item,
+    needs_and_offers,
+)
+from pluggableflow.flow import Flow as _Flow
+from pluggableflow.retry import Retry
+
+_NO_REASONS: frozenset[str] = frozenset()
+
+
+class Flow(_Flow):
+    """Runs an item when all that it is linked from is done.
+
+    ``add`` links a new item from the item that provides what it requires, and to those that require what it
+    provides. Cycles and ambiguity are refused at once, and leave the flow as it was.
+    """
+
+    def __init__(self, name: str, retry: Retry | None = None) -> None:
+        super().__init__(name, retry)
+        self._before: dict[Item, dict[Item, dict[str, Any]]] = {}
+        self._after: dict[Item, dict[Item, dict[str, Any]]] = {}
+        self._rank: dict[Item, int] = {}  # every link goes from a lower to a higher rank
+        self._first_rank, self._last_rank = 0, 0
+        self._providers: dict[str, list[Item]] = {}
+        self._waiting: dict[str, dict[Item, None]] = {}  # required name to items that nothing is linked for yet
+
+    def __len__(self) -> int:
+        return len(self._rank)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(sorted(self._rank, key=self._rank.__getitem__))
+
+    def iter_links(self) -> Iterator[Link]:
+        for item, after in self._after.items():
+            for later, data in after.items():
+                yield item, later, dict(data)
+
+    # -- adding ---------------------------------------------------------------------------------------------------
+
+    def add(self, *items: Item, resolve_requires: bool = True, resolve_existing: bool = True) -> Flow:
+        """Add tasks or flows; one that is there already is left as it is.
+
+        :param resolve_requires: link them from what provides their inputs
+        :param resolve_existing: link them to what lacks what they provide
+        :raises AmbiguousDependency: an input has several providers
+        :raises DependencyFailure: there would be a cycle, or the flow's retry would need what an item provides
+        """
+        added: list[Item] = []
+        linked: list[tuple[Item, Item, str]] = []
+        try:
+            for item in items:
+                check_item(self, item)
+                if item not in self._rank:
+                    added.append(item)
+                    self._insert(item, resolve_requires, resolve_existing, linked)
+        except DefinitionError:
+            self._undo(added, linked)
+            raise
+        return self
+
+    def _insert(
+        self, item: Item, resolve_requires: bool, resolve_existing: bool, linked: list[tuple[Item, Item, str]]
+    ) -> None:
+        needs, offers = needs_and_offers(item)
+        retry_offers = self.retry.provides if self.retry is not None else frozenset()
+        sources: list[tuple[Item, str]] = []
+        unlinked: list[str] = []
+        for name in sorted(needs) if len(needs) > 1 else needs:
+            if name in retry_offers:
+                continue
+            providers = self._providers.get(name)
+            if not providers or not resolve_requires:
+                unlinked.append(name)
+            elif len(providers) > 1:
+                names = ", ".join(repr(each.name) for each in providers)
+                raise AmbiguousDependency(
+                    f"flow {self.name!r}: {item.name!r} requires {name!r}, which {names} provide; rename one of them"
+                )
+            else:
+                sources.append((providers[0], name))
+        targets: list[tuple[Item, str]] = []
+        for name in sorted(offers) if len(offers) > 1 else offers:
+            if self.retry is not None and name in self.retry.requires:
+                raise DependencyFailure(
+                    f"flow {self.name!r}: its retry {self.retry.name!r} requires {name!r}, which {item.name!r} inside"
+                    " it provides"
+                )
+            if resolve_existing and name in self._waiting:
+                targets += [(each, name) for each in self._waiting[name]]
+        # The place in the order: last if it only has predecessors, first if it only has successors.
+        self._before[item], self._after[item] = {}, {}
+        if targets and not sources:
+            self._first_rank -= 1
+            self._rank[item] = self._first_rank
+        else:
+            self._last_rank += 1
+            self._rank[item] = self._last_rank
+        for name in offers:
+            self._providers.setdefault(name, []).append(item)
+        for name in unlinked:
+            self._waiting.setdefault(name, {})[item] = None
+        for source, name in sources:
+            self._connect(source, item, name, linked)
+        for target, name in targets:
+            self._connect(item, target, name, linked)
+
+    def _connect(self, item: Item, later: Item, reason: str, linked: list[tuple[Item, Item, str]]) -> None:
+        self._order(item, later)
+        data = self._after[item].get(later)
+        if data is None:
+            data = {LINK_MANUAL: False, LINK_REASONS: {reason}}
+            self._after[item][later] = self._before[later][item] = data
+        else:
+            data.setdefault(LINK_REASONS, set()).add(reason)
+        linked.append((item, later, reason))
+        waiting = self._waiting.get(reason)
+        if waiting is not None:
+            waiting.pop(later, None)
+
+    def _undo(self, added: Iterable[Item], linked: list[tuple[Item, Item, str]]) -> None:
+        gone = set(map(id, added))
+        for item, later, reason in reversed(linked):
+            data = self._after[item][later]
+            data[LINK_REASONS].discard(reason)
+            if not data[LINK_REASONS] and not data[LINK_MANUAL]:
+                del self._after[item][later], self._before[later][item]
+            if id(later) not in gone:
+                self._waiting.setdefault(reason, {})[later] = None
+        for item in added:
+            if item not in self._rank:
+                continue
+            needs, offers = needs_and_offers(item)
+            for name in offers:
+                if item in self._providers.get(name, ()):
+                    self._providers[name].remove(item)
+            for name in needs:
+                self._waiting.get(name, {}).pop(item, None)
+            del self._rank[item], self._before[item], self._after[item]
+
+    # -- linking --------------------------------------------------------------------------------------------------
+
+    def link(
+        self, u: Item, v: Item, decider: Callable[..., bool] | None = None, decider_depth: Depth | str | None = None
+    ) -> Flow:
+        """Let ``v`` come after ``u``.
+
+        :param decider: called as ``decider(history=results by name)`` when ``u`` is done; ``v`` runs if it is true
+        :param decider_depth: how far a no reaches, default :attr:`Depth.ALL`
+        :raises DefinitionError: an item is not in the flow, or the decider is not one
+        :raises DependencyFailure: there would be a cycle
+        """
+        for item in (u, v):
+            if item not in self._rank:
+                raise DefinitionError(f"flow {self.name!r}: {item!r} must be added before it is linked")
+        if decider is not None and not callable(decider):
+            raise DefinitionError(f"flow {self.name!r}: a decider must be callable, not {decider!r}")
+        if decider is None and decider_depth is not None:
+            raise DefinitionError(f"flow {self.name!r}: a depth says nothing without a decider")
+        depth = None if decider is None else Depth.translate(decider_depth or Depth.ALL)
+        self._order(u, v)
+        data = self._after[u].get(v)
+        if data is None:
+            data = {}
+            self._after[u][v] = self._before[v][u] = data
+        data[LINK_MANUAL] = True
+        data.setdefault(LINK_REASONS, set())
+        if decider is not None:
+            data[LINK_DECIDER], data[LINK_DECIDER_DEPTH] = decider, depth
+        for name in needs_and_offers(u)[1]:
+            if name in self._waiting:
+                self._waiting[name].pop(v, None)
+        return self
+
+    def _order(self, item: Item, later: Item) -> None:
+        """Make room for a link by reordering the region between the two.
+
+        After Pearce and Kelly, "A dynamic topological sort algorithm for directed acyclic graphs" (2006).
+
+        :raises DependencyFailure: ``item`` comes after ``later``; nothing was changed
+        """
+        rank = self._rank
+        low, high = rank[later], rank[item]
+        if high < low:
+            return
+        came_from: dict[Item, Item | None] = {later: None}
+        stack = [later]
+        while stack:
+            each = stack.pop()
+            for after in self._after[each]:
+                if after is item or each is item:
+                    came_from.setdefault(after, each)
+                    self._refuse_cycle(item, came_from)
+                if rank[after] < high and after not in came_from:
+                    came_from[after] = each
+                    stack.append(after)
+        if later is item:
+            self._refuse_cycle(item, came_from)
+        forward = sorted(came_from, key=rank.__getitem__)
+        seen = {item}
+        stack = [item]
+        while stack:
+            for before in self._before[stack.pop()]:
+                if rank[before] > low and before not in seen:
+                    seen.add(before)
+                    stack.append(before)
+        backward = sorted(seen, key=rank.__getitem__)
+        places = sorted(rank[each] for each in (*backward, *forward))
+        for each, place in zip((*backward, *forward), places, strict=True):
+            rank[each] = place
+
+    def _refuse_cycle(self, item: Item, came_from: dict[Item, Item | None]) -> None:
+        path: list[str] = []
+        at: Item | None = item
+        while at is not None:
+            path.append(repr(at.name))
+            at = came_from.get(at)
+        cycle = " -> ".join([path[0], *reversed(path)] if len(path) > 1 else [path[0], path[0]])
+        raise DependencyFailure(f"flow {self.name!r}: no order exists, {cycle} is a cycle")
+
+
+class TargetedFlow(Flow):
+    """A graph flow of which only what a target needs is run."""
+
+    def __init__(self, name: str, retry: Retry | None = None) -> None:
+        super().__init__(name, retry)
+        self._target: Item | None = None
+
+    def set_target(self, target_node: Item) -> None:
+        """Run only ``target_node`` and what it needs.
+
+        :raises DefinitionError: it is not in the flow
+        """
+        if target_node not in self._rank:
+            raise DefinitionError(f"flow {self.name!r}: {target_node!r} must be added before it is the target")
+        self._target = target_node
+
+    def reset_target(self) -> None:
+        """Run everything again."""
+        self._target = None
+
+    def _needed(self) -> set[Item]:
+        if self._target is None:
+            return set(self._rank)
+        needed = {self._target}
+        stack = [self._target]
+        while stack:
+            for before in self._before[stack.pop()]:
+                if before not in needed:
+                    needed.add(before)
+                    stack.append(before)
+        return needed
+
+    def __len__(self) -> int:
+        return len(self._needed())
+
+    def __iter__(self) -> Iterator[Item]:
+        needed = self._needed()
+        return (item for item in super().__iter__() if item in needed)
+
+    def iter_links(self) -> Iterator[Link]:
+        needed = self._needed()
+        return (link for link in super().iter_links() if link[0] in needed and link[1] in needed)

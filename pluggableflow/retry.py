@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Retries: what happens to a flow after an atom in it has failed."""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pluggableflow.atom import Atom, Input, Names, Rebind, inputs_of, signature_of
+from pluggableflow.exceptions import DefinitionError, NotFound
+from pluggableflow.failure import Failure
+
+
+class Decision(str, enum.Enum):
+    """What a retry decides about a failure."""
+
+    #: Undo the flow of this retry, unless a retry around it knows better.
+    REVERT = "REVERT"
+    #: Undo everything, whatever the retries around think.
+    REVERT_ALL = "REVERT_ALL"
+    #: Undo the flow of this retry and run it again.
+    RETRY = "RETRY"
+
+
+REVERT, REVERT_ALL, RETRY = Decision.REVERT, Decision.REVERT_ALL, Decision.RETRY
+
+
+class History:
+    """The attempts of a retry, oldest first: what each provided, and which atoms failed in it.
+
+    :ivar failure: the retry's own failure, or ``None``
+    """
+
+    def __init__(self, contents: Iterable[tuple[Any, dict[str, Failure]]], failure: Failure | None = None) -> None:
+        self._contents = list(contents)
+        self.failure = failure
+
+    def __len__(self) -> int:
+        return len(self._contents)
+
+    def __iter__(self) -> Iterator[tuple[Any, dict[str, Failure]]]:
+        return iter(self._contents)
+
+    def __getitem__(self, index: int) -> tuple[Any, dict[str, Failure]]:
+        return self._contents[index]
+
+    def provided_iter(self) -> Iterator[Any]:
+        """What the attempts provided."""
+        for value, _failures in self._contents:
+            yield value
+
+    def outcomes_iter(self, index: int | None = None) -> Iterator[tuple[str, Failure]]:
+        """Atom names and failures, of all attempts or of one."""
+        for _value, failures in self._contents if index is None else [self._contents[index]]:
+            yield from failures.items()
+
+    def caused_by(self, kind: Any, index: int | None = None, include_retry: bool = False) -> bool:
+        """Whether a failure of that type is among them."""
+        if any(failure.check(kind) for _name, failure in self.outcomes_iter(index)):
+            return True
+        return bool(include_retry and self.failure is not None and self.failure.check(kind))
+
+
+class Retry(Atom):
+    """Controls a flow: runs before it, provides values to it, and decides when something in it has failed.
+
+    Decision code may be asked again after a crash, so it may depend on nothing but its arguments.
+
+    :param delay_seconds: wait before the second attempt
+    :param factor: each further wait is so many times the one before
+    :param jitter: part of the wait, from 0 to 1, by which it is shortened at random
+    :param maximum_seconds: longest wait
+    """
+
+    reserved_execute = frozenset({"history"})
+    reserved_revert = frozenset({"history", "flow_failures"})
+
+    def __init__(
+        self,
+        name: str | None = None,
+        provides: Any = None,
+        requires: Names = None,
+        auto_extract: bool = True,
+        rebind: Rebind = None,
+        *,
+        delay_seconds: float = 0,
+        factor: float = 1,
+        jitter: float = 0,
+        maximum_seconds: float | None = None,
+    ) -> None:
+        name = type(self).__qualname__ if name is None else name
+        super().__init__(name, provides, requires, auto_extract, rebind)
+        if delay_seconds < 0 or factor <= 0 or not 0 <= jitter <= 1 or (maximum_seconds or 0) < 0:
+            raise DefinitionError(
+                f"retry {name!r}: delay_seconds and maximum_seconds must not be negative, factor must be more than 0,"
+                " and jitter from 0 to 1"
+            )
+        self._delay = (delay_seconds, factor, jitter, maximum_seconds)
+        rebind_key: Any = tuple(self.rebind.items())
+        self._on_failure_inputs: tuple[Input, ...] = inputs_of(
+            signature_of(type(self).on_failure, True),
+            self.reserved_execute,
+            auto_extract,
+            (),
+            (dict, tuple(pair for pair in rebind_key if self._takes(pair[0]))),
+            (),
+            "on_failure",
+        )
+
+    def _takes(self, parameter: str) -> bool:
+        return parameter in signature_of(type(self).on_failure, True).all
+
+    @property
+    def on_failure_inputs(self) -> tuple[Input, ...]:
+        """Inputs of on_failure; those that execute takes too are bound alike."""
+        return self._on_failure_inputs
+
+    def execute(self, history: History, *args: Any, **kwargs: Any) -> Any:
+        """Begin an attempt; what is returned is provided to the flow.
+
+        :param history: of the attempts before
+        """
+        raise DefinitionError(f"{type(self).__qualname__} has no execute")
+
+    def revert(self, history: History, *args: Any, **kwargs: Any) -> Any:
+        """Undo what execute did; called after the flow was undone for good."""
+
+    def on_failure(self, history: History, *args: Any, **kwargs: Any) -> Decision:
+        """Decide about a failure.
+
+        :param history: of all attempts; the last one contains the failure
+        :returns: ``RETRY``, ``REVERT`` or ``REVERT_ALL``; anything else, or an exception, counts as ``REVERT``
+        """
+        raise DefinitionError(f"{type(self).__qualname__} has no on_failure")
+
+    def delay_seconds(self, history: History) -> float:
+        """How long to wait before the attempt that follows ``history``."""
+        delay, factor, jitter, maximum = self._delay
+        if not delay:
+            return 0
+        try:
+            wait = delay * factor ** max(0, len(history) - 1)
+        except OverflowError:
+            wait = float("inf")
+        wait = min(wait, 1e9 if maximum is None else maximum)
+        return wait * (1 - jitter * random.random())
+
+
+class AlwaysRevert(Retry):
+    """Undoes its flow."""
+
+    def execute(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+    def on_failure(self, *args: Any, **kwargs: Any) -> Decision:
+        return REVERT
+
+
+class AlwaysRevertAll(Retry):
+    """Undoes everything."""
+
+    def execute(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+    def on_failure(self, *args: Any, **kwargs: Any) -> Decision:
+        return REVERT_ALL
+
+
+class _Bounded(Retry):
+    """Ends with REVERT, or with REVERT_ALL if ``revert_all`` is set."""
+
+    def __init__(
+        self,
+        name: str | None = None,
+        provides: Any = None,
+        requires: Names = None,
+        auto_extract: bool = True,
+        rebind: Rebind = None,
+        revert_all: bool = False,
+        **delay: Any,
+    ) -> None:
+        super().__init__(name, provides, requires, auto_extract, rebind, **delay)
+        self._at_end = REVERT_ALL if revert_all else REVERT
+
+
+class Times(_Bounded):
+    """Runs its flow at most ``attempts`` times in all, and provides the number of the attempt, from 1."""
+
+    def __init__(
+        self,
+        attempts: int = 1,
+        name: str | None = None,
+        provides: Any = None,
+        requires: Names = None,
+        auto_extract: bool = True,
+        rebind: Rebind = None,
+        revert_all: bool = False,
+        **delay: Any,
+    ) -> None:
+        super().__init__(name, provides, requires, auto_extract, rebind, revert_all, **delay)
+        if not isinstance(attempts, int) or attempts < 1:
+            raise DefinitionError(f"retry {self.name!r}: attempts must be a positive integer, not {attempts!r}")
+        self._attempts = attempts
+
+    def execute(self, history: History, *args: Any, **kwargs: Any) -> int:
+        return len(history) + 1
+
+    def on_failure(self, history: History, *args: Any, **kwargs: Any) -> Decision:
+        return RETRY if len(history) < self._attempts else self._at_end
+
+
+class _ForEach(_Bounded):
+    """Provides one value after the other; a value that stands several times is tried so often."""
+
+    def _left(self, values: Iterable[Any], history: History) -> list[Any]:
+        pairs = values.items() if isinstance(values, Mapping) else values
+        left = list(pairs)
+        for tried in history.provided_iter():
+            if tried in left:
+                left.remove(tried)
+        return left
+
+    def _next(self, values: Iterable[Any], history: History) -> Any:
+        left = self._left(values, history)
+        if not left:
+            raise NotFound(f"retry {self.name!r} has no value left to try")
+        return left[0]
+
+    def _decide(self, values: Iterable[Any], history: History) -> Decision:
+        return RETRY if self._left(values, history) else self._at_end
+
+
+class ForEach(_ForEach):
+    """Runs its flow with one of ``values`` after the other, until one of them works."""
+
+    def __init__(
+        self,
+        values: Iterable[Any],
+        name: str | None = None,
+        provides: Any = None,
+        requires: Names = None,
+        auto_extract: bool = True,
+        rebind: Rebind = None,
+        revert_all: bool = False,
+        **delay: Any,
+    ) -> None:
+        super().__init__(name, provides, requires, auto_extract, rebind, revert_all, **delay)
+        self._values = list(values)
+
+    def execute(self, history: History, *args: Any, **kwargs: Any) -> Any:
+        return self._next(self._values, history)
+
+    def on_failure(self, history: History, *args: Any, **kwargs: Any) -> Decision:
+        return self._decide(self._values, history)
+
+
+class ParameterizedForEach(_ForEach):
+    """Runs its flow with one value after the other of its input ``values``, until one of them works."""
+
+    def execute(self, values: Iterable[Any], history: History, *args: Any, **kwargs: Any) -> Any:
+        return self._next(values, history)
+
+    def on_failure(self, values: Iterable[Any], history: History, *args: Any, **kwargs: Any) -> Decision:
+        return self._decide(values, history)

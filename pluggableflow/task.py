@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks: a class with execute and revert, or functions made into one."""
+
+from __future__ import annotations
+
+import copy as _copy
+import functools
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pluggableflow.atom import Atom, Names, Rebind, Signature, signature_of
+from pluggableflow.exceptions import DefinitionError
+from pluggableflow.notifier import Notifier, RestrictedNotifier
+
+LOG = logging.getLogger(__name__)
+
+EVENT_UPDATE_PROGRESS = "update_progress"
+TASK_EVENTS = frozenset({EVENT_UPDATE_PROGRESS})
+
+
+class Task(Atom):
+    """A step that does something, and can undo it.
+
+    ``execute`` gets its inputs by name and returns what it provides. ``revert`` gets them too and, where it takes
+    them, ``result`` (what execute returned, or its :class:`~pluggableflow.failure.Failure`) and ``flow_failures``
+    (atom name to failure). Both may run again after a crash, under the same ``idempotency_key``.
+
+    :ivar idempotency_key: ``flow uuid/atom uuid/attempt/execute|revert`` of the call that is running
+    """
+
+    idempotency_key: str = ""
+    _notifier: Notifier | None = None
+
+    def __init__(
+        self,
+        name: str | None = None,
+        provides: Any = None,
+        requires: Names = None,
+        auto_extract: bool = True,
+        rebind: Rebind = None,
+        inject: Mapping[str, Any] | None = None,
+        ignore_list: Iterable[str] | None = None,
+        revert_rebind: Rebind = None,
+        revert_requires: Names = None,
+    ) -> None:
+        super().__init__(
+            type(self).__qualname__ if name is None else name,
+            provides, requires, auto_extract, rebind, inject, ignore_list, revert_rebind, revert_requires,
+        )  # fmt: skip
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Do the work; what is returned is stored and given to those that need it."""
+        raise DefinitionError(f"{type(self).__qualname__} has no execute")
+
+    def revert(self, *args: Any, **kwargs: Any) -> Any:
+        """Undo what execute did, or did in part before it failed."""
+
+    @property
+    def notifier(self) -> Notifier:
+        """Tells of what the task says of itself while it runs."""
+        if self._notifier is None:
+            self._notifier = RestrictedNotifier(TASK_EVENTS)
+        return self._notifier
+
+    def update_progress(self, progress: float) -> None:
+        """Say how far this task has come.
+
+        :param progress: from 0 to 1; values outside are taken as the nearer of the two
+        """
+        clamped = min(1.0, max(0.0, progress))
+        if clamped != progress:
+            LOG.warning("progress of %s must be from 0 to 1, not %r", self.name, progress)
+        if self._notifier is not None:
+            self._notifier.notify(EVENT_UPDATE_PROGRESS, {"progress": clamped})
+
+    def copy(self, retain_listeners: bool = True) -> Task:
+        """A shallow copy with a notifier of its own."""
+        clone = _copy.copy(self)
+        clone._notifier = self._notifier.copy() if retain_listeners and self._notifier is not None else None
+        return clone
+
+
+def _function_name(function: Any) -> str:
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return str(name)
+
+
+class FunctorTask(Task):
+    """A task made of a function, and perhaps another that undoes it."""
+
+    def __init__(
+        self,
+        execute: Callable[..., Any],
+        name: str | None = None,
+        provides: Any = None,
+        requires: Names = None,
+        auto_extract: bool = True,
+        rebind: Rebind = None,
+        revert: Callable[..., Any] | None = None,
+        version: tuple[int, ...] | None = None,
+        inject: Mapping[str, Any] | None = None,
+    ) -> None:
+        for function in (execute, revert):
+            if function is not None and not callable(function):
+                raise DefinitionError(f"a task is made of functions, not of {function!r}")
+        self._execute, self._revert = execute, revert
+        super().__init__(
+            _function_name(execute) if name is None else name, provides, requires, auto_extract, rebind, inject
+        )
+        if version is not None:
+            self.version = version
+
+    def _signature_of(self, method: str) -> Signature:
+        function = self._execute if method == "execute" else self._revert
+        return super()._signature_of(method) if function is None else signature_of(function, False)
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        return self._execute(*args, **kwargs)
+
+    def revert(self, *args: Any, **kwargs: Any) -> Any:
+        return self._revert(*args, **kwargs) if self._revert is not None else None
+
+
+class _FoldTask(Task):
+    """Feeds its inputs, in the order of ``requires``, to a function."""
+
+    def __init__(
+        self,
+        functor: Callable[..., Any],
+        requires: Names,
+        name: str | None = None,
+        provides: Any = None,
+        auto_extract: bool = True,
+        rebind: Rebind = None,
+        inject: Mapping[str, Any] | None = None,
+        arity: int = 1,
+    ) -> None:
+        kind = type(self).__name__
+        if not callable(functor):
+            raise DefinitionError(f"{kind} needs a function, not {functor!r}")
+        if len(signature_of(functor, False).required) > arity:
+            raise DefinitionError(f"{kind} needs a function of {arity} argument(s), {functor!r} takes more")
+        self._order = [requires] if isinstance(requires, str) else list(requires or ())
+        if len(self._order) < arity:
+            raise DefinitionError(f"{kind} needs at least {arity} input(s)")
+        self._functor = functor
+        name = _function_name(functor) if name is None else name
+        super().__init__(name, provides, self._order, auto_extract, rebind, inject)
+
+
+class MapFunctorTask(_FoldTask):
+    """Applies a function of one argument to each of its inputs; returns a list in the order of ``requires``."""
+
+    def execute(self, *args: Any, **kwargs: Any) -> list[Any]:
+        return [self._functor(kwargs[name]) for name in self._order]
+
+
+class ReduceFunctorTask(_FoldTask):
+    """Folds its inputs, in the order of ``requires``, with a function of two arguments."""
+
+    def __init__(
+        self,
+        functor: Callable[..., Any],
+        requires: Names,
+        name: str | None = None,
+        provides: Any = None,
+        auto_extract: bool = True,
+        rebind: Rebind = None,
+        inject: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(functor, requires, name, provides, auto_extract, rebind, inject, arity=2)
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        return functools.reduce(self._functor, (kwargs[name] for name in self._order))
+
+
+def task(function: Callable[..., Any] | None = None, **declared: Any) -> Any:
+    """Turn a function into a maker of tasks.
+
+    ``@task(provides="size")`` before ``def measure(path)`` lets ``measure()`` make a task named ``measure``, and
+    ``measure(name="other", rebind=...)`` one that is declared otherwise. ``measure.function`` is the function.
+
+    :param declared: what :class:`FunctorTask` takes, ``revert`` among it
+    """
+
+    def decorate(decorated: Callable[..., Any]) -> Callable[..., FunctorTask]:
+        @functools.wraps(decorated)
+        def make(**changed: Any) -> FunctorTask:
+            return FunctorTask(decorated, **{**declared, **changed})
+
+        make.function = decorated  # type: ignore[attr-defined]
+        return make
+
+    return decorate if function is None else decorate(function)
