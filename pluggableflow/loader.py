@@ -1,112 +1,146 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds plugins by name: connections, engines and executors, ours in the same way as anybody's."""
+"""Finds plugins by name: connections, engines and executors, ours the same way as everybody's."""
 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+import re
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, runtime_checkable
 
-from pluggableflow.exceptions import IncompatibleVersion, PluginError
+from pluggableflow.connection import CONTRACT_VERSION, Connection
+from pluggableflow.exceptions import PluginError
 
-if TYPE_CHECKING:
-    from pluggableflow.connection import Connection
+CONNECTIONS = "pluggableflow.connections"
+ENGINES = "pluggableflow.engines"
+EXECUTORS = "pluggableflow.executors"
 
-CONNECTIONS, ENGINES, EXECUTORS = "pluggableflow.connections", "pluggableflow.engines", "pluggableflow.executors"
-
-#: Distribution to install for a name that is not there.
-_KNOWN_ELSEWHERE = {"dask": "pluggableflow-dask"}
+#: Group to the contract version that this release speaks; groups that are not listed have none.
+_CONTRACTS = {CONNECTIONS: CONTRACT_VERSION, ENGINES: 1, EXECUTORS: 1}
 
 
 @runtime_checkable
-class FromClient(Protocol):
-    """A connection class that can work with a client of its driver that the embedder made."""
+class AcceptsClients(Protocol):
+    """A connection class that can be made from a client of its driver."""
 
-    def from_client(self, client: Any) -> Any:
-        """A connection that uses ``client`` and leaves it open, or ``None`` if it is not one of its driver."""
-
-
-def _contract_version(group: str) -> int:
-    if group == CONNECTIONS:
-        from pluggableflow.connection import CONTRACT_VERSION as version
-    elif group == ENGINES:
-        from pluggableflow.engine import CONTRACT_VERSION as version
-    else:
-        from pluggableflow.executor import CONTRACT_VERSION as version
-    return version
+    def accepts(self, client: Any) -> bool:
+        """Whether ``client`` is one; must not raise."""
 
 
-def _extensions(group: str) -> list[Any]:
-    from stevedore import ExtensionManager
-
-    failures: list[Any] = []
-    manager = ExtensionManager(
-        group, invoke_on_load=False, on_load_failure_callback=lambda _manager, point, error: failures.append(point)
-    )
-    return list(manager.list_entry_points())
+def plugin_names(group: str) -> list[str]:
+    """The installed names of a group, sorted."""
+    return sorted({point.name for point in entry_points(group=group)})
 
 
 def load_plugin(group: str, name: str) -> Any:
-    """The plugin of that name.
+    """The object that the installed distributions register under ``name`` in the entry point group ``group``.
 
-    :raises PluginError: there is none, several distributions offer it, or it cannot be imported
-    :raises IncompatibleVersion: it was written against another version of the contract
+    :raises PluginError: there is none, or there are several, or it cannot be imported, or it was written against
+        another version of the contract
     """
-    points = _extensions(group)
-    found = {(point.value, _distribution(point)): point for point in points if point.name == name}
-    kind = group.rpartition(".")[2].rstrip("s")
+    found = [point for point in entry_points(group=group) if point.name == name]
     if not found:
-        names = sorted({point.name for point in points})
-        message = f"there is no {kind} {name!r}; installed: {', '.join(names) or 'none'}"
-        near = difflib.get_close_matches(name, names, 1)
-        if near:
-            message += f"; did you mean {near[0]!r}?"
-        package = _KNOWN_ELSEWHERE.get(name, f"pluggableflow-{name}")
-        raise PluginError(f"{message} A plugin comes with its distribution: pip install {package}")
+        raise PluginError(_missing(group, name))
     if len(found) > 1:
-        owners = ", ".join(sorted(f"{value} from {distribution}" for value, distribution in found))
-        raise PluginError(f"the {kind} {name!r} is offered by several distributions: {owners}; uninstall all but one")
-    ((value, distribution), point) = next(iter(found.items()))
-    try:
-        plugin = point.load()
-    except Exception as error:
+        owners = ", ".join(f"{_owner(point)} ({point.value})" for point in found)
         raise PluginError(
-            f"the {kind} {name!r} ({value} from {distribution}) cannot be loaded: {type(error).__name__}: {error};"
-            f" pip install --force-reinstall {distribution}"
-        ) from error
-    wanted, declared = _contract_version(group), getattr(plugin, "contract_version", None)
-    if declared != wanted:
-        raise IncompatibleVersion(
-            f"the {kind} {name!r} from {distribution} follows contract version {declared}, this release needs {wanted};"
-            f" pip install --upgrade {distribution}"
+            f"{len(found)} distributions register {name!r} in {group}: {owners};"
+            f" remove one: pip uninstall {_distribution(found[-1])}"
+        )
+    return _checked(group, found[0], _import(group, found[0]))
+
+
+def _import(group: str, point: EntryPoint) -> Any:
+    # Late, because stevedore takes longer to import than the whole core.
+    from stevedore.named import NamedExtensionManager
+
+    errors: list[BaseException] = []
+    manager: Any = NamedExtensionManager(
+        group,
+        names=[point.name],
+        on_load_failure_callback=lambda _manager, _point, error: errors.append(error),
+        warn_on_missing_entrypoint=False,
+    )
+    if not errors:
+        for extension in manager:
+            if extension.entry_point.value == point.value:
+                return extension.plugin
+        try:
+            # stevedore keeps a cache on disk, which may be older than what is installed.
+            return point.load()
+        except Exception as error:
+            errors.append(error)
+    raise PluginError(
+        f"{point.name!r} of {group} cannot be loaded: {point.value} of {_owner(point)} raised"
+        f" {type(errors[0]).__name__}: {errors[0]}; repair it: pip install --force-reinstall {_distribution(point)}"
+    ) from errors[0]
+
+
+def _checked(group: str, point: EntryPoint, plugin: Any) -> Any:
+    ours = _CONTRACTS.get(group)
+    theirs = getattr(plugin, "contract_version", None)
+    if ours is not None and theirs != ours:
+        raise PluginError(
+            f"{point.name!r} of {group} ({_owner(point)}) follows version {theirs} of the contract, this release"
+            f" of pluggableflow version {ours}; install releases that fit:"
+            f" pip install --upgrade pluggableflow {_distribution(point)}"
         )
     return plugin
 
 
-def _distribution(point: Any) -> str:
-    return point.dist.name if point.dist is not None else "an unknown distribution"
+def _missing(group: str, name: str) -> str:
+    names = plugin_names(group)
+    text = f"no installed distribution registers {name!r} in {group}"
+    text += f"; installed are {', '.join(names)}" if names else "; nothing is installed there"
+    near = difflib.get_close_matches(name, names, 1)
+    if near:
+        text += f"; did you mean {near[0]!r}?"
+    if not names:
+        return f"{text}; repair the installation: pip install --force-reinstall pluggableflow"
+    return f"{text}; if a plugin offers it, install that one: pip install DISTRIBUTION"
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "pluggableflow"
+
+
+def _owner(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unknown distribution"
 
 
 def connection_for(url: str) -> Connection:
-    """The connection to the store that a URL names; its scheme up to ``+`` or ``:`` is the plugin's name.
+    """A new connection to the store that ``url`` names; nothing is created or migrated yet.
 
-    :raises PluginError: no installed backend has that scheme
+    The plugin is looked up by the scheme: what stands before ``://``, up to a ``+``.
+
+    :raises PluginError: see :func:`load_plugin`; or ``url`` has no scheme
     """
-    scheme, separator, _rest = url.partition(":")
-    if not separator or not scheme:
-        raise PluginError(f"{url!r} is not the URL of a store; one looks like sqlite:///flows.db")
-    made: Connection = load_plugin(CONNECTIONS, scheme.partition("+")[0]).from_url(url)
-    return made
+    match = re.match(r"([A-Za-z][A-Za-z0-9.\-]*)(\+[A-Za-z0-9_.\-]+)?://", url)
+    if match is None:
+        raise PluginError(
+            f"{url!r} is not a URL of a store; write SCHEME://..., such as sqlite:///flows.sqlite;"
+            f" installed schemes are {', '.join(plugin_names(CONNECTIONS))}"
+        )
+    connection: Connection = load_plugin(CONNECTIONS, match[1].lower())(url)
+    return connection
 
 
 def connection_for_client(client: Any) -> Connection:
-    """A connection that uses a client of a driver, and leaves it open when it is closed.
+    """A new connection over a client of a driver, which stays the caller's to close.
 
-    :raises PluginError: no installed backend knows such clients
+    Asks each installed connection class that has ``accepts``.
+
+    :raises PluginError: none of them knows it
     """
-    for name in sorted({point.name for point in _extensions(CONNECTIONS)}):
-        plugin = load_plugin(CONNECTIONS, name)
-        if isinstance(plugin, FromClient):
-            made: Connection | None = plugin.from_client(client)
-            if made is not None:
-                return made
-    raise PluginError(f"no installed backend can use {client!r} as a connection; pass a URL, or its driver's client")
+    for name in plugin_names(CONNECTIONS):
+        try:
+            kind = load_plugin(CONNECTIONS, name)
+        except PluginError:
+            continue  # a broken plugin for another driver must not stand in the way
+        if isinstance(kind, AcceptsClients) and kind.accepts(client):
+            connection: Connection = kind(client)  # type: ignore[operator]
+            return connection
+    raise PluginError(
+        f"no installed plugin of {CONNECTIONS} knows a {type(client).__module__}.{type(client).__qualname__};"
+        f" pass a URL, a Connection, or a client of one of {', '.join(plugin_names(CONNECTIONS))}"
+    )
