@@ -8,7 +8,10 @@ import re
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
-from pluggableflow.connection import CONTRACT_VERSION, Connection
+from pluggableflow import connection as connection_contract
+from pluggableflow import engine as engine_contract
+from pluggableflow import executor as executor_contract
+from pluggableflow.connection import Connection
 from pluggableflow.exceptions import PluginError
 
 CONNECTIONS = "pluggableflow.connections"
@@ -16,15 +19,19 @@ ENGINES = "pluggableflow.engines"
 EXECUTORS = "pluggableflow.executors"
 
 #: Group to the contract version that this release speaks; groups that are not listed have none.
-_CONTRACTS = {CONNECTIONS: CONTRACT_VERSION, ENGINES: 1, EXECUTORS: 1}
+_CONTRACTS = {
+    CONNECTIONS: connection_contract.CONTRACT_VERSION,
+    ENGINES: engine_contract.CONTRACT_VERSION,
+    EXECUTORS: executor_contract.CONTRACT_VERSION,
+}
 
 
 @runtime_checkable
-class AcceptsClients(Protocol):
-    """A connection class that can be made from a client of its driver."""
+class FromClient(Protocol):
+    """A connection class that can work with a client of its driver that the embedder made."""
 
-    def accepts(self, client: Any) -> bool:
-        """Whether ``client`` is one; must not raise."""
+    def from_client(self, client: Any) -> Connection | None:
+        """A connection that uses ``client`` and leaves it open, or ``None`` if it is not one of its driver."""
 
 
 def plugin_names(group: str) -> list[str]:
@@ -121,14 +128,14 @@ def connection_for(url: str) -> Connection:
             f"{url!r} is not a URL of a store; write SCHEME://..., such as sqlite:///flows.sqlite;"
             f" installed schemes are {', '.join(plugin_names(CONNECTIONS))}"
         )
-    connection: Connection = load_plugin(CONNECTIONS, match[1].lower())(url)
+    connection: Connection = load_plugin(CONNECTIONS, match[1].lower()).from_url(url)
     return connection
 
 
 def connection_for_client(client: Any) -> Connection:
     """A new connection over a client of a driver, which stays the caller's to close.
 
-    Asks each installed connection class that has ``accepts``.
+    Asks each installed connection class that has ``from_client``.
 
     :raises PluginError: none of them knows it
     """
@@ -137,9 +144,8 @@ def connection_for_client(client: Any) -> Connection:
             kind = load_plugin(CONNECTIONS, name)
         except PluginError:
             continue  # a broken plugin for another driver must not stand in the way
-        if isinstance(kind, AcceptsClients) and kind.accepts(client):
-            connection: Connection = kind(client)  # type: ignore[operator]
-            return connection
+        if isinstance(kind, FromClient) and (made := kind.from_client(client)) is not None:
+            return made
     raise PluginError(
         f"no installed plugin of {CONNECTIONS} knows a {type(client).__module__}.{type(client).__qualname__};"
         f" pass a URL, a Connection, or a client of one of {', '.join(plugin_names(CONNECTIONS))}"
