@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flows that the benchmarks run, each of N trivial tasks, for this package and for TaskFlow."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+_values = itertools.count()
+
+
+def value() -> int:
+    """A value that was never written before: a store that skips identical writes would look faster than it is."""
+    return next(_values)
+
+
+def make(api: Any, pattern: str, count: int) -> Any:
+    """A flow of ``count`` tasks.
+
+    :param api: a namespace with ``Task``, ``linear_flow``, ``unordered_flow``, ``graph_flow``
+    :param pattern: linear, unordered, graph (layers of ten, three inputs each), or revert (linear, the last fails)
+    """
+
+    class Unit(api.Task):  # type: ignore[misc]
+        def execute(self) -> int:
+            return value()
+
+    class Layered(api.Task):  # type: ignore[misc]
+        def execute(self, **inputs: int) -> int:
+            return value()
+
+    class Failing(api.Task):  # type: ignore[misc]
+        def execute(self) -> int:
+            raise ArithmeticError("the last task fails")
+
+    if pattern == "linear":
+        flow = api.linear_flow.Flow("linear")
+        for number in range(count):
+            flow.add(Unit(name=f"t{number}", provides=f"v{number}"))
+    elif pattern == "unordered":
+        flow = api.unordered_flow.Flow("unordered")
+        for number in range(count):
+            flow.add(Unit(name=f"t{number}", provides=f"v{number}"))
+    elif pattern == "graph":
+        flow = api.graph_flow.Flow("graph")
+        width = 10
+        for number in range(count):
+            above = number // width * width - width
+            needs = [] if above < 0 else [f"v{above + (number + shift) % width}" for shift in (0, 3, 7)]
+            flow.add(Layered(name=f"t{number}", provides=f"v{number}", requires=needs))
+    elif pattern == "revert":
+        flow = api.linear_flow.Flow("revert")
+        for number in range(count - 1):
+            flow.add(Unit(name=f"t{number}", provides=f"v{number}"))
+        flow.add(Failing(name="last"))
+    else:
+        raise ValueError(f"no pattern {pattern!r}")
+    return flow

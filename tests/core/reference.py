@@ -1,0 +1,590 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A slow, obvious interpreter of flows: the yardstick for the machine and the engines.
+
+It works on its own description of a flow (:class:`Flow`, :class:`Task`, :class:`Retry`, :class:`Link`) whose atoms
+have scripted behaviour. There is no plan and there are no counters: every question is answered by walking the tree
+again. It does not choose an order. :meth:`Reference.enabled` lists the events that may happen next, :meth:`Reference.do`
+lets one happen, so a run of an engine is right if its events can be followed to the end, where nothing is enabled.
+
+Events are tuples: ``("start", task)``, ``("finish", task)``, ``("start_revert", task)``, ``("finish_revert", task)``,
+``("execute", retry)``, ``("revert", retry)``, ``("on_failure", retry, failed)``, ``("decide", source, target)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+PENDING, RUNNING, SUCCESS, FAILURE, IGNORE = "PENDING", "RUNNING", "SUCCESS", "FAILURE", "IGNORE"
+REVERTING, REVERTED, REVERT_FAILURE, RETRYING = "REVERTING", "REVERTED", "REVERT_FAILURE", "RETRYING"
+RETRY, REVERT, REVERT_ALL = "RETRY", "REVERT", "REVERT_ALL"
+DEPTHS = ("ATOM", "NEIGHBORS", "FLOW", "ALL")  # from narrow to wide
+EVERYTHING = None  # the scope that is the whole flow
+NO_EFFECT = (PENDING, IGNORE, REVERTED)
+
+Event = tuple[str, ...]
+History = list[tuple[str, dict[str, str]]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task; a script says for each attempt what happens, its last entry also for all later attempts.
+
+    :ivar fails: whether execute raises
+    :ivar revert_fails: whether revert raises
+    :ivar needs: atoms whose results it requires
+    :ivar wants: atoms whose results it takes if it can see them
+    """
+
+    name: str
+    fails: tuple[bool, ...] = (False,)
+    revert_fails: tuple[bool, ...] = (False,)
+    needs: tuple[str, ...] = ()
+    wants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A retry; scripts are indexed by the length of its history, after their end it neither raises nor retries.
+
+    :ivar kind: ``"script"``, or the class of the package that does what the scripts say
+    :ivar decisions: for each attempt, the answer to its first, second, ... failure; the last one also to later ones.
+        ``"raise"`` and ``"nonsense"`` (no decision) are answers, too
+    """
+
+    name: str
+    kind: str = "script"
+    fails: tuple[bool, ...] = ()
+    revert_fails: bool = False
+    decisions: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link of a graph flow.
+
+    :ivar answers: of its decider for each attempt of the source (``True``, ``False``, ``"raise"``; a flow as source
+        has only the first); empty if it has no decider
+    """
+
+    source: str
+    target: str
+    answers: tuple[bool | str, ...] = ()
+    depth: str | None = None
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A flow; ``pattern`` is ``"linear"``, ``"unordered"`` or ``"graph"``."""
+
+    name: str
+    pattern: str
+    items: tuple[Flow | Task, ...] = ()
+    retry: Retry | None = None
+    links: tuple[Link, ...] = ()
+
+
+Item = Flow | Task
+Atom = Task | Retry
+
+
+def scripted(script: tuple[bool, ...], attempt: int) -> bool:
+    """The entry of a script for an attempt, counted from 1."""
+    return script[min(attempt, len(script)) - 1] if script else False
+
+
+def value_of(name: str, attempt: int) -> str:
+    """What an atom provides."""
+    return f"{name}#{attempt}"
+
+
+def decision_of(retry: Retry, history: History) -> str:
+    """What a retry answers, from its history."""
+    if len(history) > len(retry.decisions):
+        return REVERT
+    answers = retry.decisions[len(history) - 1]
+    return answers[min(len(history[-1][1]), len(answers)) - 1]
+
+
+class Tree:
+    """Questions about a flow's structure, which never changes."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.items: dict[str, Item] = {}
+        self.atoms: dict[str, Atom] = {}
+        self.around: dict[str, Flow] = {}  # item or retry to the flow it is an item (or the retry) of
+        self._collect(flow)
+
+    def _collect(self, flow: Flow) -> None:
+        self.items[flow.name] = flow
+        if flow.retry:
+            self.atoms[flow.retry.name] = flow.retry
+            self.around[flow.retry.name] = flow
+        for item in flow.items:
+            self.items[item.name] = item
+            self.around[item.name] = flow
+            if isinstance(item, Flow):
+                self._collect(item)
+            else:
+                self.atoms[item.name] = item
+
+    def inside(self, item: Item) -> list[str]:
+        """The atoms of an item, in the order of its definition."""
+        if isinstance(item, Task):
+            return [item.name]
+        first = [item.retry.name] if item.retry else []
+        return first + [name for each in item.items for name in self.inside(each)]
+
+    @cached_property
+    def _edges(self) -> dict[str, set[tuple[str, str]]]:
+        return {each.name: self._edges_of(each) for each in self.items.values() if isinstance(each, Flow)}
+
+    def _edges_of(self, flow: Flow) -> set[tuple[str, str]]:
+        names = [item.name for item in flow.items]
+        if flow.pattern == "linear":
+            return set(zip(names, names[1:], strict=False))
+        if flow.pattern == "unordered":
+            return set()
+        edges = {(link.source, link.target) for link in flow.links}
+        for target in flow.items:
+            for name in self.inside(target):
+                needs = getattr(self.atoms[name], "needs", ())
+                edges |= {(each.name, target.name) for each in flow.items for need in needs if need in self.inside(each)}
+        return {(source, target) for source, target in edges if source != target}
+
+    def predecessors(self, item: Item) -> list[Item]:
+        """The items of the same flow that come right before one."""
+        if item is self.flow:
+            return []
+        flow = self.around[item.name]
+        return [each for each in flow.items if (each.name, item.name) in self._edges[flow.name]]
+
+    def path(self, name: str) -> list[Flow]:
+        """The flows around an atom or item, from the inside out. A retry lies in its own flow."""
+        path = []
+        while name in self.around:
+            path.append(self.around[name])
+            name = path[-1].name
+        return path
+
+    @cached_property
+    def after(self) -> dict[str, set[str]]:
+        """To each atom, those that run only after it."""
+        return {one: {two for two in self.atoms if self._before(one, two)} for one in self.atoms}
+
+    def _before(self, one: str, two: str) -> bool:
+        if one == two:
+            return False
+        common = next(flow for flow in self.path(one) if flow in self.path(two))
+        if common.retry and one == common.retry.name:
+            return True
+        if common.retry and two == common.retry.name:
+            return False
+        first = next(item for item in common.items if one in self.inside(item))
+        second = next(item for item in common.items if two in self.inside(item))
+        return self._leads_to(first, second)
+
+    def _leads_to(self, first: Item, second: Item) -> bool:
+        return any(each is first or self._leads_to(first, each) for each in self.predecessors(second))
+
+    def retries_around(self, name: str) -> list[str]:
+        """The retries that decide about a failure of an atom or item, the nearest first."""
+        path = self.path(name)
+        if isinstance(self.atoms.get(name), Retry):
+            path = path[1:]
+        return [flow.retry.name for flow in path if flow.retry]
+
+    def scope(self, retry: str | None) -> list[str]:
+        """The atoms of a scope, its retry among them."""
+        return self.inside(self.flow if retry is EVERYTHING else self.around[retry])
+
+
+@dataclass
+class Question:
+    """A retry has to decide about a failure; ``scope`` is the one that was asked first."""
+
+    retry: str
+    failed: str
+    message: str
+    scope: str
+
+
+@dataclass
+class Reference:
+    """One run of a flow.
+
+    :ivar undoing: scope (name of its retry, or ``EVERYTHING``) to the decision that it is being undone with
+    :ivar stuck: a revert failed, or failures are not to be resolved: nothing new is executed
+    :ivar ignored: task, or flow as a whole, to the depth with which it is ignored
+    """
+
+    flow: Flow
+    defer_reverts: bool = False
+    never_resolve: bool = False
+    tree: Tree = field(init=False)
+    state: dict[str, str] = field(init=False)
+    attempt: dict[str, int] = field(init=False)
+    result: dict[str, str] = field(default_factory=dict)
+    failure: dict[str, str] = field(default_factory=dict)
+    history: dict[str, History] = field(init=False)
+    undoing: dict[str | None, str] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+    votes: dict[tuple[str, str], bool] = field(default_factory=dict)
+    questions: list[Question] = field(default_factory=list)
+    not_run: set[str] = field(default_factory=set)  # atoms and flows that failed because a decider raised
+    interrupted: set[str] = field(default_factory=set)  # running when their process died
+    stuck: bool = False
+
+    def __post_init__(self) -> None:
+        self.tree = Tree(self.flow)
+        self.state = dict.fromkeys(self.tree.atoms, PENDING)
+        self.attempt = dict.fromkeys(self.tree.atoms, 0)
+        self.history = {name: [] for name, atom in self.tree.atoms.items() if isinstance(atom, Retry)}
+        self._settle()
+
+    def copy(self) -> Reference:
+        """An independent run at the same point."""
+        new = object.__new__(Reference)
+        new.__dict__.update(self.__dict__)
+        for name in ("state", "attempt", "result", "failure", "undoing", "ignored", "votes"):
+            setattr(new, name, dict(getattr(self, name)))
+        new.history = {name: [(v, dict(f)) for v, f in each] for name, each in self.history.items()}
+        new.questions, new.not_run = list(self.questions), set(self.not_run)
+        new.interrupted = set(self.interrupted)
+        return new
+
+    # -- what holds -----------------------------------------------------------------------------------------------
+
+    def done(self, item: Item) -> bool:
+        """Whether what comes after an item need not wait for it."""
+        if isinstance(item, Task):
+            return self.state[item.name] in (SUCCESS, IGNORE)
+        if item.name in self.ignored:
+            return True
+        if not self.entered(item) or (item.retry and self.state[item.retry.name] != SUCCESS):
+            return False
+        return all(self.done(each) for each in item.items)
+
+    def reached(self, item: Item) -> bool:
+        """Whether everything before an item is done."""
+        if item is self.flow:
+            return True
+        flow = self.tree.around[item.name]
+        if not self.entered(flow) or (flow.retry and self.state[flow.retry.name] != SUCCESS):
+            return False
+        return all(self.done(each) for each in self.tree.predecessors(item))
+
+    def entered(self, item: Item) -> bool:
+        """Whether an item is reached and nothing keeps it from being run."""
+        if item.name in self.ignored or item.name in self.not_run or not self.reached(item):
+            return False
+        return all((link.source, link.target) in self.votes for link in self._voters(item))
+
+    def undone_by(self, name: str) -> list[str | None]:
+        """The scopes being undone that hold an atom or item, from the inside out."""
+        around: list[str | None] = [*self.tree.retries_around(name), EVERYTHING]
+        if name in self.history:
+            around.insert(0, name)
+        return [scope for scope in around if scope in self.undoing]
+
+    def has_effect(self, name: str) -> bool:
+        return self.state[name] not in NO_EFFECT and name not in self.not_run
+
+    def _links(self, item: Item) -> list[Link]:
+        flow = self.tree.around.get(item.name)
+        return [each for each in flow.links if each.target == item.name and each.answers] if flow else []
+
+    def _voters(self, item: Item) -> list[Link]:
+        return [each for each in self._links(item) if each.source not in self.ignored]
+
+    def _carries_all(self, item: Item) -> bool:
+        """Whether everything after an item is to be ignored."""
+        if item.name in self.ignored:
+            return self.ignored[item.name] == "ALL"
+        return isinstance(item, Flow) and any(self._carries_all(each) for each in item.items)
+
+    def _inherited(self, item: Item) -> str | None:
+        """The depth with which an item is ignored because of what comes before it."""
+        before = self.tree.predecessors(item)
+        if any(self._carries_all(each) for each in before):
+            return "ALL"
+        depths = {self.ignored.get(each.name) for each in before}
+        if isinstance(item, Task) and "FLOW" in depths:
+            return "FLOW"
+        return "ATOM" if isinstance(item, Task) and "NEIGHBORS" in depths else None
+
+    def _untouched(self, item: Item) -> bool:
+        return item.name not in self.not_run and all(self.state[each] == PENDING for each in self.tree.inside(item))
+
+    def _undecided(self, item: Item) -> bool:
+        """Whether an item waits for its deciders only."""
+        return (
+            self.reached(item)
+            and item.name not in self.ignored
+            and self._untouched(item)
+            and not self.undone_by(item.name)
+        )
+
+    @property
+    def final_state(self) -> str:
+        """The state of the flow, once nothing is enabled."""
+        if self.stuck:
+            return FAILURE
+        return SUCCESS if self.done(self.flow) and not self.undoing else REVERTED
+
+    # -- what may happen next -------------------------------------------------------------------------------------
+
+    def enabled(self) -> list[Event]:
+        """All events that may happen next."""
+        return list(self._enabled())
+
+    def _enabled(self) -> Iterator[Event]:
+        for question in self.questions:
+            yield ("on_failure", question.retry, question.failed)
+        for name, atom in self.tree.atoms.items():
+            if self.state[name] in (RUNNING, REVERTING) and name not in self.interrupted:
+                yield ("finish" if self.state[name] == RUNNING else "finish_revert", name)
+        if self.questions:
+            return  # nothing starts before it is known what the failures lead to
+        for name, atom in self.tree.atoms.items():
+            if isinstance(atom, Task):
+                if self._may_start(atom):
+                    yield ("start", name)
+            elif self._may_execute(name):
+                yield ("execute", name)
+            if self._may_revert(name):
+                yield ("start_revert" if isinstance(atom, Task) else "revert", name)
+        if self.stuck:
+            return
+        for item in self.tree.items.values():
+            for link in self._voters(item):
+                if (link.source, link.target) not in self.votes and self._undecided(item):
+                    yield ("decide", link.source, link.target)
+
+    def _may_start(self, task: Task) -> bool:
+        if self.stuck:
+            return False
+        if self.state[task.name] == RUNNING:
+            return task.name in self.interrupted
+        return self.state[task.name] == PENDING and self.entered(task) and not self.undone_by(task.name)
+
+    def _may_execute(self, retry: str) -> bool:
+        if self.stuck:
+            return False
+        if self.undoing.get(retry) == RETRY:
+            return not any(self.has_effect(each) for each in self.tree.scope(retry) if each != retry)
+        flow = self.tree.around[retry]
+        return self.state[retry] == PENDING and self.entered(flow) and not self.undone_by(retry)
+
+    def _may_revert(self, name: str) -> bool:
+        if self.state[name] == REVERTING:
+            return name in self.interrupted
+        scopes = self.undone_by(name)
+        if self.state[name] not in (SUCCESS, FAILURE, RETRYING) or name in self.not_run or not scopes:
+            return False
+        if scopes[0] == name and self.undoing[name] == RETRY:
+            return False
+        inside = self.tree.scope(scopes[0])
+        return not any(self.has_effect(each) for each in self.tree.after[name] if each in inside)
+
+    # -- letting it happen ----------------------------------------------------------------------------------------
+
+    def do(self, event: Event) -> None:
+        """Let an enabled event happen."""
+        kind, name = event[0], event[1]
+        getattr(self, f"_do_{kind}")(name, *event[2:])
+        self._settle()
+
+    def _do_start(self, name: str) -> None:
+        if name in self.interrupted:
+            self.interrupted.discard(name)
+            return
+        self.attempt[name] += 1
+        self.state[name] = RUNNING
+
+    def _do_finish(self, name: str) -> None:
+        task = self.tree.atoms[name]
+        assert isinstance(task, Task)
+        self.failure.pop(name, None)
+        self.result.pop(name, None)
+        if scripted(task.fails, self.attempt[name]):
+            self._fail(name, name, f"{value_of(name, self.attempt[name])} failed")
+        else:
+            self.state[name] = SUCCESS
+            self.result[name] = value_of(name, self.attempt[name])
+
+    def _do_start_revert(self, name: str) -> None:
+        self.interrupted.discard(name)
+        self.state[name] = REVERTING
+
+    def _do_finish_revert(self, name: str) -> None:
+        task = self.tree.atoms[name]
+        assert isinstance(task, Task)
+        self._reverted(name, scripted(task.revert_fails, self.attempt[name]))
+
+    def _do_execute(self, name: str) -> None:
+        if self.undoing.pop(name, None):
+            self._forget(name)
+        self.attempt[name] += 1
+        self.failure.pop(name, None)
+        retry, history = self.tree.atoms[name], self.history[name]
+        assert isinstance(retry, Retry)
+        if len(history) < len(retry.fails) and retry.fails[len(history)]:
+            self._fail(name, name, f"{name} cannot execute")
+        else:
+            self.state[name] = SUCCESS
+            self.result[name] = value_of(name, len(history) + 1)
+            history.append((self.result[name], {}))
+
+    def _do_revert(self, name: str) -> None:
+        retry = self.tree.atoms[name]
+        assert isinstance(retry, Retry)
+        self._reverted(name, retry.revert_fails)
+
+    def _do_on_failure(self, name: str, failed: str) -> None:
+        question = next(each for each in self.questions if (each.retry, each.failed) == (name, failed))
+        self.questions.remove(question)
+        retry, history = self.tree.atoms[name], self.history[name]
+        assert isinstance(retry, Retry)
+        history[-1][1].setdefault(failed, question.message)
+        decision = decision_of(retry, history)
+        if decision not in (RETRY, REVERT, REVERT_ALL):
+            self.failure[name] = f"{name} cannot decide"
+            decision = REVERT
+        parents = self.tree.retries_around(name)
+        if decision == RETRY:
+            if self.undoing.get(name) != RETRY:
+                self._undo(name, RETRY)
+        elif decision == REVERT_ALL or (not parents and self.defer_reverts):
+            self._undo(EVERYTHING, REVERT_ALL)
+        elif parents:
+            self.questions.append(Question(parents[0], name, question.message, question.scope))
+        else:
+            self._undo(question.scope, REVERT)
+
+    def _do_decide(self, source: str, target: str) -> None:
+        item = self.tree.items[target]
+        link = next(each for each in self._links(item) if each.source == source)
+        attempt = self.attempt.get(source, 1)
+        answer = link.answers[min(attempt, len(link.answers)) - 1]
+        if answer == "raise":
+            inside = self.tree.inside(item)
+            self.not_run |= {target, *inside[:1]}
+            self._fail(target, inside[0] if inside else None, f"{source}->{target} cannot decide")
+            return
+        self.votes[source, target] = bool(answer)
+        if all((each.source, target) in self.votes for each in self._voters(item)):
+            nays = [each.depth or "ALL" for each in self._voters(item) if not self.votes[each.source, target]]
+            if nays:
+                self._ignore(item, max(nays, key=DEPTHS.index))
+
+    def _reverted(self, name: str, fails: bool) -> None:
+        self.state[name] = REVERT_FAILURE if fails else REVERTED
+        self.stuck = self.stuck or fails
+
+    def _fail(self, failed: str, atom: str | None, message: str) -> None:
+        if atom is not None:
+            self.state[atom] = FAILURE
+            self.failure[atom] = message
+        if self.never_resolve:
+            self.stuck = True
+            return
+        retries, scopes = self.tree.retries_around(failed), self.undone_by(failed)
+        if scopes and not (scopes[0] in retries[:1] and self.undoing[scopes[0]] == RETRY):
+            return
+        if retries:
+            self.questions.append(Question(retries[0], failed, message, retries[0]))
+        else:
+            self._undo(EVERYTHING, REVERT_ALL)
+
+    def _undo(self, scope: str | None, decision: str) -> None:
+        inside = self.tree.scope(scope)
+        self.undoing = {each: how for each, how in self.undoing.items() if each not in inside}
+        self.undoing[scope] = decision
+        if decision == RETRY and scope is not None:
+            self.state[scope] = RETRYING
+        self.questions = [
+            each for each in self.questions
+            if each.retry not in inside or (each.retry == scope and decision == RETRY)
+        ]  # fmt: skip
+
+    def _forget(self, retry: str) -> None:
+        """Put the scope of a retry back to its beginning."""
+        flow = self.tree.around[retry]
+        inside = {name for name in self.tree.items if flow in self.tree.path(name)} | set(self.tree.scope(retry))
+        for name in inside - {retry}:
+            if name in self.state:
+                self.state[name] = PENDING
+                self.failure.pop(name, None)
+                self.result.pop(name, None)
+            if name in self.history:
+                self.history[name] = []
+            self.ignored.pop(name, None)
+            self.not_run.discard(name)
+        self.votes = {link: vote for link, vote in self.votes.items() if link[1] not in inside}
+
+    def _ignore(self, item: Item, depth: str) -> None:
+        self.ignored[item.name] = depth
+        for name in self.tree.inside(item):
+            self.state[name] = IGNORE
+
+    def _settle(self) -> None:
+        """Ignore what is to be ignored because of what comes before it."""
+        changed = True
+        while changed:
+            changed = False
+            for item in self.tree.items.values():
+                depth = self._inherited(item)
+                if depth and self._undecided(item):
+                    self._ignore(item, depth)
+                    changed = True
+
+    # -- death of the process -------------------------------------------------------------------------------------
+
+    def crash(self) -> None:
+        """The process dies right after a commit, and another one takes the flow up."""
+        self.interrupted = {name for name, state in self.state.items() if state in (RUNNING, REVERTING)}
+        self.votes = {
+            (source, target): vote for (source, target), vote in self.votes.items()
+            if not self._untouched(self.tree.items[target])
+        }  # fmt: skip
+
+    # -- what an atom sees ----------------------------------------------------------------------------------------
+
+    def arguments(self, name: str) -> dict[str, str | None]:
+        """What a task is called with, by the atom that it comes from."""
+        task = self.tree.atoms[name]
+        assert isinstance(task, Task)
+        return {each: self._visible(each, name) for each in (*task.needs, *task.wants)}
+
+    def _visible(self, provider: str, name: str) -> str | None:
+        if name in self.tree.after[provider] and self.state[provider] in (SUCCESS, RETRYING):
+            return self.result[provider]
+        return None
+
+
+def outcomes(start: Reference, limit: int = 100_000) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Every legal end: the flow's state and the atoms' states, over all orders of events.
+
+    :raises OverflowError: more than ``limit`` points were visited
+    """
+    found: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
+    seen: set[str] = set()
+    stack = [start]
+    while stack:
+        at = stack.pop()
+        if len(seen) > limit:
+            raise OverflowError(limit)
+        events = at.enabled()
+        if not events:
+            found.add((at.final_state, tuple(sorted(at.state.items()))))
+        for event in events:
+            then = at.copy()
+            then.do(event)
+            key = repr({**then.__dict__, "tree": None, "flow": None, "not_run": sorted(then.not_run)})
+            if key not in seen:
+                seen.add(key)
+                stack.append(then)
+    return found
