@@ -66,7 +66,6 @@ def _import(group: str, point: EntryPoint) -> Any:
         group,
         names=[point.name],
         on_load_failure_callback=lambda _manager, _point, error: errors.append(error),
-        warn_on_missing_entrypoint=False,
     )
     if not errors:
         for extension in manager:

@@ -84,6 +84,7 @@ FLOW_TRANSITIONS = frozenset(
         (RESUMING, SUSPENDED),
         (SUCCESS, RUNNING),
         (FAILURE, RUNNING),
+        (FAILURE, REVERTING),
         (SUCCESS, PENDING),
         (FAILURE, PENDING),
         (REVERTED, PENDING),
