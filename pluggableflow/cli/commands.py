@@ -78,7 +78,7 @@ _engine_option = click.option(
 )
 
 
-@command.command()
+@command.command(short_help="Make the flow of a file, store it, and run it.")
 @click.argument("file", type=click.Path())
 @click.option(
     "-p",
@@ -115,7 +115,7 @@ def run(file: str, pairs: tuple[str, ...], url: str, engine: str, as_json: bool)
         return running.carry_out(loaded, flow_file, _resume_command(detail.uuid, url), as_json)
 
 
-@command.command()
+@command.command(short_help="Go on with a suspended flow, or one whose process died.")
 @click.argument("uuid")
 @click.option("--file", metavar="PATH", help="Take the flow from this file, though it is not the stored one.")
 @_engine_option
@@ -153,7 +153,7 @@ def list_flows(wanted: tuple[str, ...], url: str, as_json: bool) -> None:
         inspection.print_list(found)
 
 
-@command.command()
+@command.command(short_help="Show a flow's owner, tasks and failures.")
 @click.argument("uuid")
 @_common
 def show(uuid: str, url: str, as_json: bool) -> None:
@@ -163,14 +163,14 @@ def show(uuid: str, url: str, as_json: bool) -> None:
     """
     with _existing(url) as connection:
         stored = _find(connection, uuid)
-        detail = inspection.read(connection, stored)
+        detail, unread = inspection.read(connection, stored)
     if as_json:
-        click.echo(json.dumps(inspection.flow_document(detail), default=repr))
+        click.echo(json.dumps(inspection.flow_document(detail, unread), default=repr))
     else:
-        inspection.print_tree(detail)
+        inspection.print_tree(detail, unread)
 
 
-@command.command()
+@command.command(short_help="Create the store, or migrate it.")
 @_common
 def upgrade(url: str, as_json: bool) -> None:
     """Create the store, or migrate it from an earlier release; data is kept."""

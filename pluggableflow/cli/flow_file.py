@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import inspect
@@ -14,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pluggableflow.exceptions import FlowFileError
+from pluggableflow import codec
+from pluggableflow.exceptions import DefinitionError, FlowFileError
 from pluggableflow.flow import Flow
 
 #: Before the file's stem in the name of its module, so that ``json.py`` does not hide the module ``json``.
@@ -113,7 +115,16 @@ def _execute(path: str, source: bytes) -> ModuleType:
     except Exception as error:
         sys.modules.pop(name, None)
         raise FlowFileError(f"flow file {_where(path, error)} cannot be loaded: {_line(error)}") from error
+    _register_classes(module)
     return module
+
+
+def _register_classes(module: ModuleType) -> None:
+    """Let stored values of the classes that the file names be read again: who runs the file trusts it."""
+    for value in list(vars(module).values()):
+        if isinstance(value, type):
+            with contextlib.suppress(DefinitionError):
+                codec.register_class(value)
 
 
 def _where(path: str, error: BaseException) -> str:

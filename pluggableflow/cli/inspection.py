@@ -17,7 +17,7 @@ from pluggableflow import owner, states
 from pluggableflow.cli.flow_file import FlowFile, sha256_of
 from pluggableflow.cli.progress import failure_line
 from pluggableflow.connection import Connection
-from pluggableflow.exceptions import DecodingError
+from pluggableflow.exceptions import DecodingError, FlowFileError
 from pluggableflow.middleware import AtomDetail, FlowDetail
 from pluggableflow.storage import INJECTOR
 
@@ -32,16 +32,21 @@ _COLOURS = {
 _UNBOUNDED_COLUMNS = 10_000
 
 
-def read(connection: Connection, stored: FlowDetail) -> FlowDetail:
-    """A flow with its atoms; values of types that its flow file defines need that file, if it is unchanged."""
+def read(connection: Connection, stored: FlowDetail) -> tuple[FlowDetail, str | None]:
+    """A flow with its atoms; or without them, and why.
+
+    Values of types that a flow file defines can be read only with that file, if it is unchanged.
+    """
     try:
-        return connection.get_flow_details(stored.uuid)
+        return connection.get_flow_details(stored.uuid), None
     except DecodingError:
         factory = stored.factory or {}
-        if "file" not in factory or sha256_of(factory["file"]) != factory["sha256"]:
-            raise
-        FlowFile(factory["file"])
-        return connection.get_flow_details(stored.uuid)
+    try:
+        if "file" in factory and sha256_of(factory["file"]) == factory["sha256"]:
+            FlowFile(factory["file"])
+        return connection.get_flow_details(stored.uuid), None
+    except (DecodingError, FlowFileError) as error:
+        return stored, f"its atoms cannot be read: {error}"
 
 
 def flow_summary(detail: FlowDetail) -> dict[str, Any]:
@@ -57,8 +62,9 @@ def flow_summary(detail: FlowDetail) -> dict[str, Any]:
     }
 
 
-def flow_document(detail: FlowDetail) -> dict[str, Any]:
-    return {**flow_summary(detail), "atoms": [_atom_document(atom) for atom in _atoms(detail)]}
+def flow_document(detail: FlowDetail, unread: str | None) -> dict[str, Any]:
+    atoms = None if unread else [_atom_document(atom) for atom in _atoms(detail)]
+    return {**flow_summary(detail), "atoms": atoms}
 
 
 def _atoms(detail: FlowDetail) -> list[AtomDetail]:
@@ -125,13 +131,19 @@ def print_list(found: Sequence[FlowDetail]) -> None:
     console.print(table)
 
 
-def print_tree(detail: FlowDetail) -> None:
-    """A flow and its atoms, in the order in which they began."""
+def print_tree(detail: FlowDetail, unread: str | None) -> None:
+    """A flow and its atoms, in the order in which they began.
+
+    :param unread: why there are no atoms, if they could not be read
+    """
     console = _console()
     console.print(Text.assemble("flow ", (detail.name, "bold"), f" {detail.uuid} ", _state(detail.state)))
     console.print(Text(f"owner {detail.owner or 'nobody'}; lease: {lease_line(detail)}"))
     if detail.factory and "file" in detail.factory:
         console.print(Text(f"file {detail.factory['file']} {detail.factory['params']}"))
+    if unread:
+        console.print(Text(unread))
+        return
     tree = Tree(Text(f"{len(_atoms(detail))} atoms have begun"))
     for atom in _atoms(detail):
         branch = tree.add(_atom_line(atom))
