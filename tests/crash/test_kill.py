@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import os
 import re
 import signal
 from collections import Counter
@@ -17,30 +17,31 @@ from flows import FLOWS
 
 from pluggableflow import api, states
 
-# Every run is a process of its own, forked from a server that has imported the package and opened nothing.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["run_flow", "pluggableflow_sqlalchemy"])
-
 
 class Scene:
     """One flow on one SQLite file, run by processes of its own."""
 
     def __init__(self, folder: Path, name: str, engine: str) -> None:
         folder.mkdir()
-        self.folder, self.url, self.log = folder, f"sqlite:///{folder}/flows.db", folder / "log"
+        self.folder, self.url, self.log = folder, f"sqlite:///{folder.parent}/flows.db", folder / "log"
         self.name, self.engine = name, engine
         self.connection = api.connect(self.url)
         self.uuid = api.create_flow_detail(FLOWS[name](), connection=self.connection).uuid
 
     def run(self, *kill: Any) -> dict[str, Any] | None:
         """What the process found; ``None`` if it was killed."""
-        arguments = (str(self.folder), self.url, self.name, self.uuid, self.engine, *kill)
-        process = PROCESSES.Process(target=run_flow.main, args=arguments)
-        process.start()
-        process.join()
-        if process.exitcode == -signal.SIGKILL:
+        process = os.fork()
+        if process == 0:
+            code = 1
+            try:
+                run_flow.main(str(self.folder), self.url, self.name, self.uuid, self.engine, *kill)
+                code = 0
+            finally:
+                os._exit(code)
+        exit_code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if exit_code == -signal.SIGKILL:
             return None
-        assert process.exitcode == 0
+        assert exit_code == 0
         printed: dict[str, Any] = json.loads((self.folder / "printed").read_text())
         return printed
 
