@@ -159,10 +159,7 @@ def _is_plain(value: Any, depth: int) -> Any:
                 return False
         return True
     if kind is list:
-        for item in value:
-            if not depth or not _is_plain(item, depth - 1):
-                return False
-        return True
+        return all(not (not depth or not _is_plain(item, depth - 1)) for item in value)
     if kind is int:
         return -_INT_LIMIT <= value < _INT_LIMIT
     if kind is float:
@@ -224,7 +221,7 @@ class _Writer:
         elif family == "namedtuple":
             if getattr(value, "__dict__", None):
                 raise _Refused(value, "it is a named tuple with further attributes")
-            content = dict(zip(value._fields, tuple(value)))
+            content = dict(zip(value._fields, tuple(value), strict=False))
         elif family == "dataclass":
             content = _own_plain(_state, value)
         else:
@@ -241,7 +238,7 @@ class _Writer:
             return stand_in
         try:
             return {_TAG: ["fallback", [_to_json(_Writer(in_fallback=True).write(value.value)), stand_in]]}
-        except Exception:  # noqa: BLE001 - that is what the stand-in is for
+        except Exception:
             return stand_in
 
     def _part(self, value: Any, step: str | int) -> Any:
@@ -270,7 +267,7 @@ class _Writer:
 def _step(key: Any) -> str:
     try:
         text = repr(key)
-    except Exception:  # noqa: BLE001 - a foreign __repr__ must not hide the error that is on its way
+    except Exception:
         text = type_name(type(key))
     return f"[{text if len(text) <= 80 else text[:77] + '...'}]"
 
@@ -485,7 +482,7 @@ _REVIVERS: dict[str, Callable[..., Any]] = {
     "tuple": tuple,
     "set": set,
     "frozenset": frozenset,
-    "dict": lambda content: {key: item for key, item in content},
+    "dict": lambda content: dict(content),
 }
 _FAMILIES: dict[str, Callable[[Any, Any], Any]] = {
     "enum": _read_enum,

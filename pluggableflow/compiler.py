@@ -413,7 +413,9 @@ class _Graph:
                 if len(sources) > 1:
                     which = ", ".join(repr(source.name) for source in sources)
                     faults.append(
-                        AmbiguousDependency(f"flow {flow.name!r}: {item.name!r} requires {name!r}, which {which} provide")
+                        AmbiguousDependency(
+                            f"flow {flow.name!r}: {item.name!r} requires {name!r}, which {which} provide"
+                        )
                     )
                 elif sources:
                     inferred.append((sources[0], item))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -14,9 +14,7 @@ class PluggableFlowError(Exception):
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 
 
-def _rebuild(
-    kind: type[PluggableFlowError], args: tuple[Any, ...], attributes: dict[str, Any]
-) -> PluggableFlowError:
+def _rebuild(kind: type[PluggableFlowError], args: tuple[Any, ...], attributes: dict[str, Any]) -> PluggableFlowError:
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(attributes)
@@ -104,7 +102,7 @@ class FlowMismatch(PluggableFlowError, ValueError):
         flow_uuid: str,
         added: Sequence[str],
         removed: Sequence[str],
-        changed: dict[str, Sequence[str]],
+        changed: Mapping[str, Sequence[str]],
     ) -> None:
         self.flow_uuid = flow_uuid
         self.added, self.removed = tuple(added), tuple(removed)

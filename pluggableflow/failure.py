@@ -150,7 +150,7 @@ class Failure:
         return (
             _alike(self, other)
             and len(mine) == len(others)
-            and all(_alike(one, another) for one, another in zip(mine, others))
+            and all(_alike(one, another) for one, another in zip(mine, others, strict=False))
         )
 
     def __hash__(self) -> int:
@@ -314,7 +314,7 @@ def _bounded(text: str, limit: int) -> str:
 def _message(exception: BaseException) -> str:
     try:
         text = _exact(exception)
-    except Exception as error:  # noqa: BLE001 - capturing and storing must not fail
+    except Exception as error:
         return f"<the message is lost: its __str__ raised {type(error).__name__}>"
     return _bounded(text, MESSAGE_LIMIT_CHARACTERS)
 
@@ -322,7 +322,7 @@ def _message(exception: BaseException) -> str:
 def _repr(value: Any) -> str:
     try:
         return _bounded(_exact(repr(value)), MESSAGE_LIMIT_CHARACTERS)
-    except Exception as error:  # noqa: BLE001 - capturing and storing must not fail
+    except Exception as error:
         return f"<{type(value).__name__}, whose __repr__ raised {type(error).__name__}>"
 
 
@@ -335,7 +335,7 @@ def _type_names(kind: type[BaseException]) -> tuple[str, ...]:
 def _storable(arg: Any) -> Any:
     try:
         return arg if len(codec.dumps(arg)) <= MESSAGE_LIMIT_CHARACTERS else _repr(arg)
-    except Exception:  # noqa: BLE001 - capturing and storing must not fail
+    except Exception:
         return _repr(arg)
 
 
@@ -345,7 +345,7 @@ def _render(exc_info: ExcInfo) -> str:
         text = "".join(traceback.format_tb(tb))
         if isinstance(getattr(exception, "exceptions", None), tuple):  # a group: its members have tracebacks too
             text += "".join(traceback.format_exception(type(exception), exception, None, chain=False))
-    except Exception as error:  # noqa: BLE001 - capturing and storing must not fail
+    except Exception as error:
         return f"  <the traceback is lost: rendering it raised {type(error).__name__}>\n"
     return _bounded(_exact(text), TRACEBACK_LIMIT_CHARACTERS)
 
@@ -375,7 +375,7 @@ def _alike(one: Failure, other: Failure) -> bool:
         return False
     try:
         same = bool(one.exception_args == other.exception_args)
-    except Exception:  # noqa: BLE001 - raised by the __eq__ of an argument
+    except Exception:
         same = False
     # The encoded form decides where == cannot, as for NaN.
     return same or codec.dumps(_plain_args(one)) == codec.dumps(_plain_args(other))
@@ -399,7 +399,7 @@ def _plain_args(failure: Failure) -> list[Any]:
 
 def _to_plain(failure: Failure) -> dict[str, Any]:
     data = failure.to_dict(include_args=False)
-    for each, described in zip((failure, *failure.causes), (data, *data["causes"])):
+    for each, described in zip((failure, *failure.causes), (data, *data["causes"]), strict=False):
         described["exc_args"] = _plain_args(each)
     return data
 

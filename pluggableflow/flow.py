@@ -22,7 +22,7 @@ LINK_MANUAL, LINK_REASONS = "manual", "reasons"
 LINK_DECIDER, LINK_DECIDER_DEPTH = "decider", "decider_depth"
 
 
-class Depth(str, enum.Enum):
+class Depth(enum.Enum):
     """How far the no of a decider reaches."""
 
     #: Everything that comes after, in this flow and in those around it.
@@ -95,11 +95,11 @@ class Flow(ABC):
         """The names that it needs from outside."""
         return _summary(self)[0]
 
-    def to_networkx(self) -> networkx.DiGraph[Item]:
+    def to_networkx(self) -> networkx.DiGraph:
         """Its items and links as a graph; the retry is a graph attribute."""
         import networkx
 
-        graph: networkx.DiGraph[Item] = networkx.DiGraph(name=self.name, retry=self.retry)
+        graph = networkx.DiGraph(name=self.name, retry=self.retry)
         graph.add_nodes_from(self.iter_nodes())
         graph.add_edges_from(self.iter_links())
         return graph

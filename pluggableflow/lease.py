@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import weakref
@@ -98,7 +99,5 @@ class LeaseKeeper:
         """Give the lease up; if the store does not answer, it runs out by itself."""
         self.stop()
         if not self.lost:
-            try:
+            with contextlib.suppress(StorageFailure):
                 self._connection.release(self.lease)
-            except StorageFailure:
-                pass

@@ -144,8 +144,7 @@ class Machine:
             return True
         ready = self._ready if self._heap is None else [entry[2] for entry in self._heap]
         return not self.stuck and bool(
-            self.timers
-            or any(self.state[node] in (PENDING, RUNNING) and not self._blocked(node) for node in ready)
+            self.timers or any(self.state[node] in (PENDING, RUNNING) and not self._blocked(node) for node in ready)
         )
 
     def next_start(self) -> int | None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 LOG = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class RestrictedNotifier(Notifier):
     :param allow_any: whether callbacks may register for any of them at once
     """
 
-    def __init__(self, watchable_events: set[str] | list[str] | tuple[str, ...], allow_any: bool = True) -> None:
+    def __init__(self, watchable_events: Iterable[str], allow_any: bool = True) -> None:
         super().__init__()
         self._watchable = frozenset(watchable_events)
         self._allow_any = allow_any

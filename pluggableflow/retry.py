@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pluggableflow.atom import Atom, Input, Names, Rebind, inputs_of, signature_of
@@ -215,8 +215,7 @@ class _ForEach(_Bounded):
     """Provides one value after the other; a value that stands several times is tried so often."""
 
     def _left(self, values: Iterable[Any], history: History) -> list[Any]:
-        pairs = values.items() if isinstance(values, Mapping) else values
-        left = list(pairs)
+        left = list(values)
         for tried in history.provided_iter():
             if tried in left:
                 left.remove(tried)
@@ -259,8 +258,8 @@ class ForEach(_ForEach):
 class ParameterizedForEach(_ForEach):
     """Runs its flow with one value after the other of its input ``values``, until one of them works."""
 
-    def execute(self, values: Iterable[Any], history: History, *args: Any, **kwargs: Any) -> Any:
+    def execute(self, history: History, values: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
         return self._next(values, history)
 
-    def on_failure(self, values: Iterable[Any], history: History, *args: Any, **kwargs: Any) -> Decision:
+    def on_failure(self, history: History, values: Iterable[Any], *args: Any, **kwargs: Any) -> Decision:
         return self._decide(values, history)

@@ -278,7 +278,9 @@ class Storage:
         detail = self.node_detail(node)
         text = self.encode(value)
         detail.revert_results, detail.revert_failure = value, failure
-        self._patch(detail, {"revert_results": text, "revert_failure": failure and codec.dumps(failure)})
+        self._patch(
+            detail, {"revert_results": text, "revert_failure": None if failure is None else codec.dumps(failure)}
+        )
 
     def keep_retry_failure(self, retry: int, failed_name: str, failure: Failure) -> None:
         """Add a failure to the latest attempt in a retry's history."""
@@ -662,4 +664,3 @@ def select(result: Any, selector: Any) -> Any:
         return result[selector]
     except (TypeError, LookupError, ValueError):
         raise NotFound(f"its result has no part {selector!r}") from None
-

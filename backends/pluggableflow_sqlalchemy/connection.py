@@ -73,7 +73,7 @@ class SQLAlchemyConnection(Connection):
         self._synchronous, self._tables = synchronous, Tables(prefix)
         database = engine.url.database
         self._in_memory = not database or database == ":memory:" or "mode=memory" in database
-        self.durable = self.shared = not self._in_memory  # type: ignore[misc]
+        self.durable = self.shared = not self._in_memory
         self._start()
 
     def _start(self) -> None:
@@ -204,7 +204,7 @@ class SQLAlchemyConnection(Connection):
         where = self._engine.url.render_as_string(hide_password=True)
         present = set(inspect(connection).get_table_names())
         if self._tables.version not in present:
-            if _TASKFLOW_TABLES <= present:
+            if present >= _TASKFLOW_TABLES:
                 raise ForeignStore(
                     f"{where} holds flows of TaskFlow; let TaskFlow finish them, then name another database"
                 )
@@ -272,7 +272,7 @@ class SQLAlchemyConnection(Connection):
     def get_logbooks(self, lazy: bool = False) -> list[LogBook]:
         books = self._tables.logbooks
         with self._begin(write=False) as connection:
-            rows = connection.execute(select(books).order_by(books.c.created_at, books.c.uuid)).mappings().all()
+            rows = _rows(connection.execute(select(books).order_by(books.c.created_at, books.c.uuid)))
             return [
                 LogBook.from_record(row, () if lazy else self._flows_of(connection, row["uuid"], False)) for row in rows
             ]
@@ -293,7 +293,7 @@ class SQLAlchemyConnection(Connection):
     def _flows_of(self, connection: SQLConnection, book_uuid: str, lazy: bool) -> list[FlowDetail]:
         flows = self._tables.flows
         query = select(flows).where(flows.c.parent_uuid == book_uuid).order_by(flows.c.created_at, flows.c.uuid)
-        return [self._flow(connection, row, lazy) for row in connection.execute(query).mappings().all()]
+        return [self._flow(connection, row, lazy) for row in _rows(connection.execute(query))]
 
     def _flow(self, connection: SQLConnection, row: Mapping[Any, Any], lazy: bool) -> FlowDetail:
         return FlowDetail.from_record(row, () if lazy else self._atoms_of(connection, row["uuid"]))
@@ -301,7 +301,7 @@ class SQLAlchemyConnection(Connection):
     def _atoms_of(self, connection: SQLConnection, flow_uuid: str) -> list[AtomDetail]:
         atoms = self._tables.atoms
         query = select(atoms).where(atoms.c.parent_uuid == flow_uuid).order_by(atoms.c.id)
-        return [AtomDetail.from_record(row) for row in connection.execute(query).mappings()]
+        return [AtomDetail.from_record(row) for row in _rows(connection.execute(query))]
 
     def get_flow_details(self, flow_uuid: str, lazy: bool = False) -> FlowDetail:
         with self._begin(write=False) as connection:
@@ -323,7 +323,9 @@ class SQLAlchemyConnection(Connection):
             values |= {"revision": row["revision"] + 1, "updated_at": _now()}
             connection.execute(update(tables.flows).where(tables.flows.c.uuid == detail.uuid).values(values))
             known = set(
-                connection.execute(select(tables.atoms.c.uuid).where(tables.atoms.c.parent_uuid == detail.uuid)).scalars()
+                connection.execute(
+                    select(tables.atoms.c.uuid).where(tables.atoms.c.parent_uuid == detail.uuid)
+                ).scalars()
             )
             for atom in atoms:
                 if atom["uuid"] in known:
@@ -356,7 +358,7 @@ class SQLAlchemyConnection(Connection):
             if after is not None:
                 last = self._found(connection, flows, after, "flow")
                 query = query.where(tuple_(flows.c.created_at, flows.c.uuid) > (last["created_at"], last["uuid"]))
-            return [FlowDetail.from_record(row) for row in connection.execute(query).mappings()]
+            return [FlowDetail.from_record(row) for row in _rows(connection.execute(query))]
 
     # -- atoms ----------------------------------------------------------------------------------------------------
 
@@ -431,7 +433,9 @@ class SQLAlchemyConnection(Connection):
             raise LeaseLost(lease.flow_uuid)
 
     def _fence(self, columns: tuple[str, ...]) -> str:
-        return f'UPDATE "{self._tables.flows.name}" SET {_assign(columns)} WHERE uuid = ? AND token = ? AND revision = ?'
+        return (
+            f'UPDATE "{self._tables.flows.name}" SET {_assign(columns)} WHERE uuid = ? AND token = ? AND revision = ?'
+        )
 
     def _insert_atom(self, columns: tuple[str, ...]) -> str:
         marks = ", ".join("?" * len(columns))
@@ -524,6 +528,10 @@ class SQLAlchemyConnection(Connection):
 
 def _now() -> int:
     return time.time_ns() // 1000
+
+
+def _rows(result: Any) -> list[Mapping[str, Any]]:
+    return list(result.mappings())
 
 
 def _assign(columns: tuple[str, ...]) -> str:

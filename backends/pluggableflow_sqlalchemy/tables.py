@@ -34,5 +34,5 @@ def _columns(names: tuple[str, ...], parent: str | None = None, key: bool = True
     for name in names:
         kind = BigInteger() if name in INTEGER_COLUMNS else String(255) if name in SHORT else Text()
         links = [ForeignKey(f"{parent}.uuid", ondelete="CASCADE")] if name == "parent_uuid" and parent else []
-        columns.append(Column(name, kind, *links, primary_key=key and name == "uuid"))  # type: ignore[arg-type]
+        columns.append(Column(name, kind, *links, primary_key=key and name == "uuid"))
     return columns

@@ -21,7 +21,15 @@ from pluggableflow.connection import (
     commit_faults,
     pending_request,
 )
-from pluggableflow.exceptions import FlowOwned, InvalidFormat, InvalidState, LeaseLost, NotFound, OptionError, ValueTooLarge
+from pluggableflow.exceptions import (
+    FlowOwned,
+    InvalidFormat,
+    InvalidState,
+    LeaseLost,
+    NotFound,
+    OptionError,
+    ValueTooLarge,
+)
 from pluggableflow.middleware import FLOW_OWNERSHIP_COLUMNS, AtomDetail, FlowDetail, LogBook, Record
 
 
@@ -210,7 +218,9 @@ class MemoryConnection(Connection):
             stored = self._atom(detail.uuid)
             flow = self._flow(self._flow_of[detail.uuid])
             self._refuse_if_leased(flow)
-            stored.update({column: record[column] for column in record if column not in ("uuid", "parent_uuid", "kind")})
+            stored.update(
+                {column: record[column] for column in record if column not in ("uuid", "parent_uuid", "kind")}
+            )
             flow["revision"] += 1
 
     # -- hot path -------------------------------------------------------------------------------------------------

@@ -345,9 +345,7 @@ class ActionEngine(Engine):
         storage, attempt, intention, depth = self.storage, machine.attempt, machine.intention, machine.depth
         listened, signed = bool(self.atom_notifier), self._signatures
         for node, state in machine.changes:
-            old = storage.apply(
-                node, state, attempt[node], intention.get(node, states.EXECUTE), depth.get(node), now
-            )
+            old = storage.apply(node, state, attempt[node], intention.get(node, states.EXECUTE), depth.get(node), now)
             if signed and old == states.PENDING:
                 storage.keep_signature(node, signed[node])
             if listened and old != state and (old, state) != _WITHDRAWN:

@@ -142,4 +142,3 @@ class Decisions:
                 storage.keep_failure(atom, failure)
             return
         machine.decided(target, next((depth for depth in _WIDEST_FIRST if depth in nays), None))
-

@@ -23,7 +23,7 @@ from pluggableflow.failure import (
 def captured(error: BaseException | str = "Woot!") -> Failure:
     try:
         raise error if isinstance(error, BaseException) else RuntimeError(error)
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         return Failure()
 
 

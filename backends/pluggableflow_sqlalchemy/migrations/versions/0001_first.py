@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import context, op
 
@@ -12,7 +14,7 @@ branch_labels = None
 depends_on = None
 
 
-def _short(name: str, **options: bool) -> sa.Column[str]:
+def _short(name: str, **options: Any) -> sa.Column[str]:
     return sa.Column(name, sa.String(255), **options)
 
 
