@@ -95,11 +95,11 @@ class Flow(ABC):
         """The names that it needs from outside."""
         return _summary(self)[0]
 
-    def to_networkx(self) -> networkx.DiGraph:
+    def to_networkx(self) -> networkx.DiGraph[Item]:
         """Its items and links as a graph; the retry is a graph attribute."""
         import networkx
 
-        graph = networkx.DiGraph(name=self.name, retry=self.retry)
+        graph: networkx.DiGraph[Item] = networkx.DiGraph(name=self.name, retry=self.retry)
         graph.add_nodes_from(self.iter_nodes())
         graph.add_edges_from(self.iter_links())
         return graph

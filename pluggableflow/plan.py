@@ -85,11 +85,11 @@ class Plan:
                 found.append(Missing(atom.name, parameter, name, candidates))
         return found
 
-    def to_networkx(self) -> networkx.DiGraph:
+    def to_networkx(self) -> networkx.DiGraph[int]:
         """Nodes with ``name`` and ``kind``, and their order, as a graph."""
         import networkx
 
-        graph = networkx.DiGraph(name=self.flow_name)
+        graph: networkx.DiGraph[int] = networkx.DiGraph(name=self.flow_name)
         for node, kind in enumerate(self.kinds):
             graph.add_node(node, name=self.names[node], kind=("START", "END", "TASK", "RETRY")[kind])
         graph.add_edges_from((node, after) for node, each in enumerate(self.successors) for after in each)

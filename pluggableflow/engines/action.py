@@ -302,10 +302,10 @@ class ActionEngine(Engine):
             if keeper.lost:
                 raise LeaseLost(self.storage.flow_uuid)
             request = keeper.request
-            if request is not None and request.sequence > self.storage.flow_detail.request_handled:
-                if request.kind == SUSPEND:
-                    self.storage.acknowledge(request.sequence)
-                    self._suspending = True
+            handled = self.storage.flow_detail.request_handled
+            if request is not None and request.kind == SUSPEND and request.sequence > handled:
+                self.storage.acknowledge(request.sequence)
+                self._suspending = True
             if not keeper.safe:
                 return True
         return self._suspending

@@ -212,7 +212,7 @@ def test_a_context_is_a_cause_unless_it_is_suppressed() -> None:
         try:
             raise KeyError("inner")
         except KeyError:
-            raise ValueError("outer")
+            raise ValueError("outer")  # noqa: B904
     except ValueError as error:
         assert [cause.check(KeyError) for cause in Failure().causes] == [KeyError]
         error.__suppress_context__ = True
