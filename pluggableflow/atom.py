@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pluggableflow.exceptions import DefinitionError
 
@@ -17,6 +17,8 @@ from pluggableflow.exceptions import DefinitionError
 Input = tuple[str, str, bool]
 Rebind = Mapping[str, str] | list[str] | tuple[str, ...] | None
 Names = str | Iterable[str] | None
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 _LONGEST_NAME = 255
 _NOTHING: frozenset[str] = frozenset()
@@ -65,18 +67,22 @@ class Atom:
         self.save_as = save_as(self.default_provides if provides is None else provides, name)
         self.provides = frozenset(self.save_as) if self.save_as else _NOTHING
         try:
-            needs = _needs(
-                self._signature_of("execute"),
-                self._signature_of("revert"),
-                self.reserved_execute,
-                self.reserved_revert,
-                auto_extract,
-                _frozen_names(requires),
-                _frozen_rebind(rebind),
-                _frozen_names(ignore_list),
-                _frozen_names(revert_requires),
-                _frozen_rebind(revert_rebind),
-            )
+            execute, revert = self._signature_of("execute"), self._signature_of("revert")
+            reserved = self.reserved_execute, self.reserved_revert
+            if requires or rebind or ignore_list or revert_requires or revert_rebind:
+                needs = _declared_needs(
+                    execute,
+                    revert,
+                    *reserved,
+                    auto_extract,
+                    _names(requires),
+                    _pairs(rebind),
+                    _names(ignore_list),
+                    _names(revert_requires),
+                    _pairs(revert_rebind),
+                )
+            else:
+                needs = _inferred_needs(execute, revert, *reserved, auto_extract)
         except DefinitionError as error:
             raise DefinitionError(f"{type(self).__qualname__} {name!r}: {error}") from None
         self._needs = needs
@@ -87,7 +93,8 @@ class Atom:
             self.requires, self.optional = needs.requires, needs.optional
 
     def _signature_of(self, method: str) -> Signature:
-        return signature_of(getattr(type(self), method), True)
+        function = getattr(type(self), method)
+        return _NO_PARAMETERS if function in _IDLE else signature_of(function, True)
 
     @property
     def execute_inputs(self) -> tuple[Input, ...]:
@@ -147,6 +154,16 @@ class Signature:
         self.required, self.all, self.accepts_any = required, every, accepts_any
 
 
+_NO_PARAMETERS = Signature((), (), False)
+_IDLE: set[Callable[..., Any]] = set()
+
+
+def idle(method: _Method) -> _Method:
+    """Marks a method of a base class that does nothing, so that nothing is looked up for it."""
+    _IDLE.add(method)
+    return method
+
+
 @lru_cache(maxsize=4096)
 def signature_of(function: Callable[..., Any], is_method: bool) -> Signature:
     """What can be passed to a function by name."""
@@ -168,24 +185,40 @@ class _Needs:
 
     def __init__(self, execute: tuple[Input, ...], revert: tuple[Input, ...], accepts: frozenset[str]) -> None:
         self.execute_inputs, self.revert_inputs, self.revert_accepts = execute, revert, accepts
-        both = (*execute, *revert)
-        self.requires = frozenset(name for _parameter, name, optional in both if not optional)
-        self.optional = frozenset(name for _parameter, name, optional in both if optional) - self.requires
+        both = (*execute, *revert) if revert else execute
+        self.requires = frozenset([name for _parameter, name, optional in both if not optional])
+        if len(self.requires) < len(both):
+            self.optional = frozenset([name for _parameter, name, optional in both if optional]) - self.requires
+        else:
+            self.optional = _NOTHING
 
 
-@lru_cache(maxsize=65536)
-def _needs(
+@lru_cache(maxsize=4096)
+def _inferred_needs(
+    execute: Signature,
+    revert: Signature,
+    reserved_execute: frozenset[str],
+    reserved_revert: frozenset[str],
+    auto_extract: bool,
+) -> _Needs:
+    return _declared_needs(execute, revert, reserved_execute, reserved_revert, auto_extract, (), None, (), (), None)
+
+
+def _declared_needs(
     execute: Signature,
     revert: Signature,
     reserved_execute: frozenset[str],
     reserved_revert: frozenset[str],
     auto_extract: bool,
     requires: tuple[str, ...],
-    rebind: Any,
+    rebind: Rebind,
     ignored: tuple[str, ...],
     revert_requires: tuple[str, ...],
-    revert_rebind: Any,
+    revert_rebind: Rebind,
 ) -> _Needs:
+    if revert is _NO_PARAMETERS:
+        inputs = inputs_of(execute, reserved_execute, auto_extract, requires, rebind, ignored, "execute")
+        return _Needs(inputs, (), _NOTHING)
     accepts = reserved_revert if revert.accepts_any else reserved_revert & set(revert.all)
     return _Needs(
         inputs_of(execute, reserved_execute, auto_extract, requires, rebind, ignored, "execute"),
@@ -202,7 +235,7 @@ def inputs_of(
     reserved: frozenset[str],
     auto_extract: bool,
     requires: tuple[str, ...],
-    rebind: Any,
+    rebind: Rebind,
     ignored: tuple[str, ...],
     method: str,
 ) -> tuple[Input, ...]:
@@ -210,14 +243,16 @@ def inputs_of(
 
     :raises DefinitionError: it does not take what was declared, or takes what was not
     """
+    if not rebind and not signature.all and signature.accepts_any:
+        return tuple([(name, name, False) for name in requires])
     required = [each for each in signature.required if each not in ignored and each not in reserved]
     mapping = {each: each for each in required} if auto_extract else {}
     mapping.update((each, each) for each in requires)
-    if isinstance(rebind, tuple) and rebind and rebind[0] is dict:
-        mapping.update(rebind[1])
+    if isinstance(rebind, Mapping):
+        mapping.update(rebind)
     elif rebind:
-        mapping.update(zip(required, rebind[1], strict=False))
-        mapping.update((each, each) for each in rebind[1][len(required) :])
+        mapping.update(zip(required, rebind, strict=False))
+        mapping.update((each, each) for each in rebind[len(required) :])
     if not signature.accepts_any:
         extra = [each for each in mapping if each not in signature.all]
         if extra and method == "revert":
@@ -235,19 +270,17 @@ def inputs_of(
     return tuple(inputs)
 
 
-def _frozen_names(names: Names) -> tuple[str, ...]:
+def _names(names: Names) -> tuple[str, ...]:
     if not names:
         return ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _frozen_rebind(rebind: Rebind) -> Any:
+def _pairs(rebind: Any) -> Rebind:
     if not rebind:
-        return ()
-    if isinstance(rebind, Mapping):
-        return (dict, tuple(rebind.items()))
-    if isinstance(rebind, (list, tuple)):
-        return (list, tuple(rebind))
+        return None
+    if isinstance(rebind, (list, tuple, Mapping)):
+        return rebind
     raise DefinitionError(f"rebind must be a dict, a list or a tuple, not {rebind!r}")
 
 

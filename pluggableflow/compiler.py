@@ -230,9 +230,16 @@ class _Compiler:
             names = self.summaries[id(item)][2]
         else:
             names = item.requires | item.optional if item.optional else item.requires
+        before = graph.before[item]
         for name in names:
             offered = graph.offered.get(name)
             if not offered:
+                continue
+            if len(offered) == 1 and offered[0][0] in before:
+                _source, node, part = offered[0]
+                places = self.places.get(name)
+                frame.undo.append((name, places))
+                self.places[name] = (node, part, places)
                 continue
             sources = [source for source in dict.fromkeys(each[0] for each in offered) if graph.precedes(source, item)]
             if len(sources) > 1:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pluggableflow.atom import Atom, Input, Names, Rebind, inputs_of, signature_of
+from pluggableflow.atom import Atom, Input, Names, Rebind, idle, inputs_of, signature_of
 from pluggableflow.exceptions import DefinitionError, NotFound
 from pluggableflow.failure import Failure
 
@@ -98,19 +98,16 @@ class Retry(Atom):
                 " and jitter from 0 to 1"
             )
         self._delay = (delay_seconds, factor, jitter, maximum_seconds)
-        rebind_key: Any = tuple(self.rebind.items())
+        takes = signature_of(type(self).on_failure, True).all
         self._on_failure_inputs: tuple[Input, ...] = inputs_of(
             signature_of(type(self).on_failure, True),
             self.reserved_execute,
             auto_extract,
             (),
-            (dict, tuple(pair for pair in rebind_key if self._takes(pair[0]))),
+            {parameter: name for parameter, name in self.rebind.items() if parameter in takes},
             (),
             "on_failure",
         )
-
-    def _takes(self, parameter: str) -> bool:
-        return parameter in signature_of(type(self).on_failure, True).all
 
     @property
     def on_failure_inputs(self) -> tuple[Input, ...]:
@@ -124,6 +121,7 @@ class Retry(Atom):
         """
         raise DefinitionError(f"{type(self).__qualname__} has no execute")
 
+    @idle
     def revert(self, history: History, *args: Any, **kwargs: Any) -> Any:
         """Undo what execute did; called after the flow was undone for good."""
 

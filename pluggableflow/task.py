@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pluggableflow.atom import Atom, Names, Rebind, Signature, signature_of
+from pluggableflow.atom import Atom, Names, Rebind, Signature, idle, signature_of
 from pluggableflow.exceptions import DefinitionError
 from pluggableflow.notifier import Notifier, RestrictedNotifier
 
@@ -53,6 +53,7 @@ class Task(Atom):
         """Do the work; what is returned is stored and given to those that need it."""
         raise DefinitionError(f"{type(self).__qualname__} has no execute")
 
+    @idle
     def revert(self, *args: Any, **kwargs: Any) -> Any:
         """Undo what execute did, or did in part before it failed."""
 

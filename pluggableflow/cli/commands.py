@@ -132,12 +132,16 @@ def resume(uuid: str, file: str | None, url: str, engine: str, as_json: bool) ->
             return _already_finished(stored, as_json)
         flow_file, parameters = _file_of(stored, file)
         flow = flow_file.create_flow(parameters)
+        loaded = api.load(connection, flow, connection.get_flow_details(stored.uuid), engine=engine)
+        loaded.prepare()
+        _announce(stored, url, as_json)
+        code = running.carry_out(loaded, flow_file, _resume_command(stored.uuid, url), as_json)
         if file is not None:
+            # Only now: while a lease is held, be it that of a process which has died, this write is refused.
+            stored = connection.get_flow_details(stored.uuid, lazy=True)
             stored.factory = {"file": flow_file.path, "sha256": flow_file.sha256, "params": parameters}
             connection.update_flow_details(stored)
-        loaded = api.load(connection, flow, connection.get_flow_details(stored.uuid), engine=engine)
-        _announce(stored, url, as_json)
-        return running.carry_out(loaded, flow_file, _resume_command(stored.uuid, url), as_json)
+        return code
 
 
 @command.command(name="list")

@@ -144,8 +144,9 @@ def print_tree(detail: FlowDetail, unread: str | None) -> None:
     if unread:
         console.print(Text(unread))
         return
-    tree = Tree(Text(f"{len(_atoms(detail))} atoms have begun"))
-    for atom in _atoms(detail):
+    atoms = _atoms(detail)
+    tree = Tree("1 atom has begun" if len(atoms) == 1 else f"{len(atoms)} atoms have begun")
+    for atom in atoms:
         branch = tree.add(_atom_line(atom))
         for what, failure in (("failed", atom.failure), ("revert failed", atom.revert_failure)):
             if failure is not None:

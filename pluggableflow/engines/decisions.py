@@ -81,11 +81,9 @@ class Decisions:
         retry, storage = self._retry(node), self._storage
         try:
             arguments = self.arguments(node, revert=True)
-            if "history" in retry.revert_accepts:
-                arguments["history"] = storage.get_retry_history(retry.name)
             arguments.pop("result", None)
             retry.pre_revert()
-            value = retry.revert(**arguments)
+            value = retry.revert(**({"history": storage.get_retry_history(retry.name)} | arguments))
             retry.post_revert()
             storage.keep_revert(node, value, None)
         except Exception as error:

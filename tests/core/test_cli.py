@@ -261,6 +261,34 @@ def test_a_changed_file_is_refused_until_it_is_accepted(shell: Shell) -> None:
     assert shell.log() == ["a", "b", "c"]
 
 
+def test_a_changed_file_is_accepted_for_a_killed_flow_and_from_then_on(shell: Shell) -> None:
+    shell("run", "letters.py", "-p", "mode=signal 9")
+    shell.file.write_text(FLOW_FILE.replace('"abc"', '"abcd"'))
+    done = shell("resume", shell.uuid(), "--file", "letters.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shell.log() == ["a", "b", "b", "c", "d"]
+    assert len(shell.json("show", shell.uuid())["atoms"]) == 4
+
+
+def test_a_flow_that_another_process_runs_is_a_mistake_to_resume(shell: Shell) -> None:
+    code = (
+        "import subprocess, sys\n"
+        "from pluggableflow import task\n"
+        "from pluggableflow.patterns import linear_flow\n"
+        "class Rival(task.Task):\n"
+        "    def execute(self):\n"
+        "        command = [sys.executable, '-m', 'pluggableflow', 'resume', self.idempotency_key.split('/')[0]]\n"
+        "        done = subprocess.run(command, capture_output=True, text=True)\n"
+        "        return [done.returncode, done.stdout, done.stderr]\n"
+        "def create_flow():\n"
+        "    return linear_flow.Flow('rivals').add(Rival(provides='rival'))\n"
+    )
+    (shell.folder / "rivals.py").write_text(code)
+    returncode, stdout, stderr = shell.json("run", "rivals.py")["results"]["rival"]
+    assert (returncode, stdout) == (2, "")
+    assert "is held by" in stderr and stderr.count("\n") == 1
+
+
 def test_a_flow_whose_file_has_changed_is_shown_without_what_only_the_file_explains(shell: Shell) -> None:
     shell("run", "letters.py")
     shell.file.write_text(FLOW_FILE + "\n# changed\n")
