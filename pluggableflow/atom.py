@@ -37,6 +37,8 @@ class Atom:
     :param revert_rebind: like ``rebind``, for revert; default: ``rebind``
     :param revert_requires: like ``requires``, for revert; default: ``requires``
     :raises DefinitionError: names what does not fit the methods
+    :ivar execute_inputs: what execute is given, ``revert_inputs`` what revert is given
+    :ivar revert_accepts: which of the reserved parameters revert takes
     :ivar version: major and minor; a stored atom of another major version is not resumed
     :ivar save_as: provided name to the part of the result it stands for, ``None`` for all of it
     :cvar priority: among atoms that could start, the highest starts first
@@ -65,7 +67,6 @@ class Atom:
         self.name = check_name(name)
         self.inject: Mapping[str, Any] = inject or {}
         self.save_as = save_as(self.default_provides if provides is None else provides, name)
-        self.provides = frozenset(self.save_as) if self.save_as else _NOTHING
         try:
             execute, revert = self._signature_of("execute"), self._signature_of("revert")
             reserved = self.reserved_execute, self.reserved_revert
@@ -85,46 +86,45 @@ class Atom:
                 needs = _inferred_needs(execute, revert, *reserved, auto_extract)
         except DefinitionError as error:
             raise DefinitionError(f"{type(self).__qualname__} {name!r}: {error}") from None
-        self._needs = needs
-        if self.inject:
-            self.requires = needs.requires - self.inject.keys()
-            self.optional = needs.optional - self.inject.keys()
-        else:
-            self.requires, self.optional = needs.requires, needs.optional
+        self.execute_inputs, self.revert_inputs, self.revert_accepts = needs
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """The names that it provides."""
+        return frozenset(self.save_as)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """The names that execute or revert cannot do without, but for those injected into this atom."""
+        return frozenset([name for _parameter, name, optional in self._inputs() if not optional]) - self.inject.keys()
+
+    @property
+    def optional(self) -> frozenset[str]:
+        """The names that execute or revert can do without, but for those injected into this atom."""
+        found = frozenset([name for _parameter, name, optional in self._inputs() if optional])
+        return found - self.requires - self.inject.keys() if found else found
+
+    def _inputs(self) -> tuple[Input, ...]:
+        return self.execute_inputs + self.revert_inputs if self.revert_inputs else self.execute_inputs
 
     def _signature_of(self, method: str) -> Signature:
         function = getattr(type(self), method)
         return _NO_PARAMETERS if function in _IDLE else signature_of(function, True)
 
     @property
-    def execute_inputs(self) -> tuple[Input, ...]:
-        """Inputs of execute."""
-        return self._needs.execute_inputs
-
-    @property
-    def revert_inputs(self) -> tuple[Input, ...]:
-        """Inputs of revert."""
-        return self._needs.revert_inputs
-
-    @property
-    def revert_accepts(self) -> frozenset[str]:
-        """Which of the reserved parameters revert takes."""
-        return self._needs.revert_accepts
-
-    @property
     def rebind(self) -> dict[str, str]:
         """Parameter of execute to the name it is looked up under."""
-        return {parameter: name for parameter, name, _optional in self._needs.execute_inputs}
+        return {parameter: name for parameter, name, _optional in self.execute_inputs}
 
     @property
     def revert_rebind(self) -> dict[str, str]:
         """Parameter of revert to the name it is looked up under."""
-        return {parameter: name for parameter, name, _optional in self._needs.revert_inputs}
+        return {parameter: name for parameter, name, _optional in self.revert_inputs}
 
     @property
     def revert_optional(self) -> frozenset[str]:
         """Optional inputs of revert."""
-        return frozenset(name for _parameter, name, optional in self._needs.revert_inputs if optional)
+        return frozenset(name for _parameter, name, optional in self.revert_inputs if optional)
 
     def pre_execute(self) -> None:
         """Runs before execute."""
@@ -180,17 +180,8 @@ def signature_of(function: Callable[..., Any], is_method: bool) -> Signature:
     )
 
 
-class _Needs:
-    __slots__ = ("execute_inputs", "revert_inputs", "revert_accepts", "requires", "optional")
-
-    def __init__(self, execute: tuple[Input, ...], revert: tuple[Input, ...], accepts: frozenset[str]) -> None:
-        self.execute_inputs, self.revert_inputs, self.revert_accepts = execute, revert, accepts
-        both = (*execute, *revert) if revert else execute
-        self.requires = frozenset([name for _parameter, name, optional in both if not optional])
-        if len(self.requires) < len(both):
-            self.optional = frozenset([name for _parameter, name, optional in both if optional]) - self.requires
-        else:
-            self.optional = _NOTHING
+#: Inputs of execute, inputs of revert, reserved parameters that revert takes.
+_Needs = tuple[tuple[Input, ...], tuple[Input, ...], frozenset[str]]
 
 
 @lru_cache(maxsize=4096)
@@ -218,9 +209,9 @@ def _declared_needs(
 ) -> _Needs:
     if revert is _NO_PARAMETERS:
         inputs = inputs_of(execute, reserved_execute, auto_extract, requires, rebind, ignored, "execute")
-        return _Needs(inputs, (), _NOTHING)
+        return inputs, (), _NOTHING
     accepts = reserved_revert if revert.accepts_any else reserved_revert & set(revert.all)
-    return _Needs(
+    return (
         inputs_of(execute, reserved_execute, auto_extract, requires, rebind, ignored, "execute"),
         inputs_of(
             revert, reserved_revert, auto_extract, revert_requires or requires, revert_rebind or rebind, ignored,

@@ -20,7 +20,7 @@ from pluggableflow.exceptions import (
     DependencyFailure,
     Duplicate,
 )
-from pluggableflow.flow import LINK_DECIDER, LINK_DECIDER_DEPTH, Depth, Flow, Item
+from pluggableflow.flow import Depth, Flow, Item
 from pluggableflow.patterns import graph_flow, linear_flow
 from pluggableflow.plan import END, RETRY, START, TASK, BoundInput, Link, Places, Plan
 from pluggableflow.retry import Retry
@@ -229,7 +229,7 @@ class _Compiler:
         if isinstance(item, Flow):
             names = self.summaries[id(item)][2]
         else:
-            names = item.requires | item.optional if item.optional else item.requires
+            names = frozenset([name for _parameter, name, _optional in (*item.execute_inputs, *item.revert_inputs)])
         before = graph.before[item]
         for name in names:
             offered = graph.offered.get(name)
@@ -274,9 +274,9 @@ class _Compiler:
             end = frame.ends[id(source)]
             self._edge(end, node)
             frame.leaf.pop(end, None)
-            if LINK_DECIDER in data:
-                link = Link(end, data[LINK_DECIDER], data.get(LINK_DECIDER_DEPTH) or Depth.ALL)
-                self.deciders.setdefault(node, []).append(link)
+            _manual, _reasons, decider, depth = data
+            if decider is not None:
+                self.deciders.setdefault(node, []).append(Link(end, decider, depth or Depth.ALL))
 
     def _done(self, frame: _Frame, item: Item, node: int, offers: _Offers) -> None:
         """An item is complete: what comes after it may see what it offers."""
@@ -387,7 +387,7 @@ class _Graph:
         self._reached: dict[int, set[int]] = {}
         self.order: list[Item] = list(flow)
         kept = {id(item) for item in self.order}
-        self.before: dict[Item, dict[Item, dict[str, Any]]] = {
+        self.before: dict[Item, dict[Item, graph_flow.LinkData]] = {
             item: {source: data for source, data in flow._before[item].items() if id(source) in kept}
             if len(kept) < len(flow._before)
             else flow._before[item]
@@ -430,7 +430,7 @@ class _Graph:
             self.before = {each: dict(sources) for each, sources in self.before.items()}
             self._reached.clear()
             for source, item in inferred:
-                self.before[item][source] = {}
+                self.before[item][source] = (False, (), None, None)
         return bool(inferred)
 
     def _sorted(self, flow: graph_flow.Flow, faults: list[DefinitionError]) -> list[Item]:

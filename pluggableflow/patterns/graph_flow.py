@@ -21,7 +21,9 @@ from pluggableflow.flow import (
 from pluggableflow.flow import Flow as _Flow
 from pluggableflow.retry import Retry
 
-_NO_REASONS: frozenset[str] = frozenset()
+#: Whether it was made by ``link``, the names it was inferred from, decider, depth. A plain tuple of plain things,
+#: so that the garbage collector has nothing to follow.
+LinkData = tuple[bool, tuple[str, ...], Callable[..., Any] | None, Depth | None]
 
 
 class Flow(_Flow):
@@ -33,8 +35,8 @@ class Flow(_Flow):
 
     def __init__(self, name: str, retry: Retry | None = None) -> None:
         super().__init__(name, retry)
-        self._before: dict[Item, dict[Item, dict[str, Any]]] = {}
-        self._after: dict[Item, dict[Item, dict[str, Any]]] = {}
+        self._before: dict[Item, dict[Item, LinkData]] = {}
+        self._after: dict[Item, list[Item]] = {}  # only items that have successors
         self._rank: dict[Item, int] = {}  # every link goes from a lower to a higher rank
         self._first_rank, self._last_rank = 0, 0
         self._providers: dict[str, list[Item]] = {}
@@ -47,9 +49,23 @@ class Flow(_Flow):
         return iter(sorted(self._rank, key=self._rank.__getitem__))
 
     def iter_links(self) -> Iterator[Link]:
-        for item, after in self._after.items():
-            for later, data in after.items():
-                yield item, later, dict(data)
+        for item in self._rank:
+            for later in self._after.get(item, ()):
+                manual, reasons, decider, depth = self._before[later][item]
+                data: dict[str, Any] = {LINK_MANUAL: manual, LINK_REASONS: set(reasons)}
+                if decider is not None:
+                    data[LINK_DECIDER], data[LINK_DECIDER_DEPTH] = decider, depth
+                yield item, later, data
+
+    def _put_link(self, item: Item, later: Item, data: LinkData) -> None:
+        before = self._before[later]
+        if item not in before:
+            self._after.setdefault(item, []).append(later)
+        before[item] = data
+
+    def _drop_link(self, item: Item, later: Item) -> None:
+        del self._before[later][item]
+        self._after[item].remove(later)
 
     # -- adding ---------------------------------------------------------------------------------------------------
 
@@ -104,7 +120,7 @@ class Flow(_Flow):
             if resolve_existing and name in self._waiting:
                 targets += [(each, name) for each in self._waiting[name]]
         # The place in the order: last if it only has predecessors, first if it only has successors.
-        self._before[item], self._after[item] = {}, {}
+        self._before[item] = {}
         if targets and not sources:
             self._first_rank -= 1
             self._rank[item] = self._first_rank
@@ -122,12 +138,11 @@ class Flow(_Flow):
 
     def _connect(self, item: Item, later: Item, reason: str, linked: list[tuple[Item, Item, str]]) -> None:
         self._order(item, later)
-        data = self._after[item].get(later)
+        data = self._before[later].get(item)
         if data is None:
-            data = {LINK_MANUAL: False, LINK_REASONS: {reason}}
-            self._after[item][later] = self._before[later][item] = data
+            self._put_link(item, later, (False, (reason,), None, None))
         else:
-            data.setdefault(LINK_REASONS, set()).add(reason)
+            self._put_link(item, later, (data[0], (*data[1], reason), *data[2:]))
         linked.append((item, later, reason))
         waiting = self._waiting.get(reason)
         if waiting is not None:
@@ -136,10 +151,12 @@ class Flow(_Flow):
     def _undo(self, added: Iterable[Item], linked: list[tuple[Item, Item, str]]) -> None:
         gone = set(map(id, added))
         for item, later, reason in reversed(linked):
-            data = self._after[item][later]
-            data[LINK_REASONS].discard(reason)
-            if not data[LINK_REASONS] and not data[LINK_MANUAL]:
-                del self._after[item][later], self._before[later][item]
+            manual, reasons, decider, depth = self._before[later][item]
+            reasons = tuple(each for each in reasons if each != reason)
+            if reasons or manual:
+                self._put_link(item, later, (manual, reasons, decider, depth))
+            else:
+                self._drop_link(item, later)
             if id(later) not in gone:
                 self._waiting.setdefault(reason, {})[later] = None
         for item in added:
@@ -151,7 +168,8 @@ class Flow(_Flow):
                     self._providers[name].remove(item)
             for name in needs:
                 self._waiting.get(name, {}).pop(item, None)
-            del self._rank[item], self._before[item], self._after[item]
+            del self._rank[item], self._before[item]
+            self._after.pop(item, None)
 
     # -- linking --------------------------------------------------------------------------------------------------
 
@@ -174,14 +192,8 @@ class Flow(_Flow):
             raise DefinitionError(f"flow {self.name!r}: a depth says nothing without a decider")
         depth = None if decider is None else Depth.translate(decider_depth or Depth.ALL)
         self._order(u, v)
-        data = self._after[u].get(v)
-        if data is None:
-            data = {}
-            self._after[u][v] = self._before[v][u] = data
-        data[LINK_MANUAL] = True
-        data.setdefault(LINK_REASONS, set())
-        if decider is not None:
-            data[LINK_DECIDER], data[LINK_DECIDER_DEPTH] = decider, depth
+        _manual, reasons, *known = self._before[v].get(u) or (False, (), None, None)
+        self._put_link(u, v, (True, reasons, *((decider, depth) if decider is not None else known)))
         for name in needs_and_offers(u)[1]:
             if name in self._waiting:
                 self._waiting[name].pop(v, None)
@@ -202,7 +214,7 @@ class Flow(_Flow):
         stack = [later]
         while stack:
             each = stack.pop()
-            for after in self._after[each]:
+            for after in self._after.get(each, ()):
                 if after is item or each is item:
                     came_from.setdefault(after, each)
                     self._refuse_cycle(item, came_from)
