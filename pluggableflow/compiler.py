@@ -61,8 +61,7 @@ class _Compiler:
         self.kinds = bytearray()
         self.names: list[str] = []
         self.atoms: list[Atom | None] = []
-        self.successors: list[list[int]] = []
-        self.predecessors: list[list[int]] = []
+        self.predecessors: list[tuple[int, ...]] = []
         self.retry_of = array("q")
         self.flow_of = array("q")
         self.end_of: dict[int, int] = {}
@@ -71,7 +70,8 @@ class _Compiler:
         self.execute_inputs: list[tuple[BoundInput, ...]] = []
         self.revert_inputs: list[tuple[BoundInput, ...]] = []
         self.on_failure_inputs: dict[int, tuple[BoundInput, ...]] = {}
-        self.providers: dict[str, list[tuple[int, Any]]] = {}
+        self.providers: dict[str, tuple[tuple[int, Any], ...]] = {}
+        self.shared: dict[str, list[tuple[int, Any]]] = {}  # names that several provide
         self.index: dict[str, int] = {}
         self.places: dict[str, Places] = {}
         self.seen: dict[int, str] = {}
@@ -85,14 +85,13 @@ class _Compiler:
             self._walk()
         if self.faults:
             raise CompilationFailure(self.top.name, self.faults)
-        empty: tuple[int, ...] = ()
         return Plan(
             flow_name=self.top.name,
             kinds=bytes(self.kinds),
             names=tuple(self.names),
             atoms=tuple(self.atoms),
-            successors=tuple(tuple(each) if each else empty for each in self.successors),
-            predecessors=tuple(tuple(each) if each else empty for each in self.predecessors),
+            successors=self._successors(),
+            predecessors=tuple(self.predecessors),
             retry_of=self.retry_of,
             flow_of=self.flow_of,
             end_of=self.end_of,
@@ -101,7 +100,7 @@ class _Compiler:
             execute_inputs=tuple(self.execute_inputs),
             revert_inputs=tuple(self.revert_inputs),
             on_failure_inputs=self.on_failure_inputs,
-            providers={name: tuple(each) for name, each in self.providers.items()},
+            providers=self.providers | {name: tuple(each) for name, each in self.shared.items()},
             index=self.index,
         )
 
@@ -183,17 +182,25 @@ class _Compiler:
         self.kinds.append(kind)
         self.names.append(name)
         self.atoms.append(atom)
-        self.successors.append([])
-        self.predecessors.append([])
+        self.predecessors.append(())
         self.retry_of.append(self.retries[-1])
         self.flow_of.append(self.frames[-1].start if self.frames else -1)
         self.execute_inputs.append(_NO_INPUTS)
         self.revert_inputs.append(_NO_INPUTS)
         return node
 
-    def _edge(self, node: int, after: int) -> None:
-        self.successors[node].append(after)
-        self.predecessors[after].append(node)
+    def _successors(self) -> tuple[tuple[int, ...], ...]:
+        found: list[tuple[int, ...] | list[int]] = [()] * len(self.predecessors)
+        for node, before in enumerate(self.predecessors):
+            for each in before:
+                known = found[each]
+                if not known:
+                    found[each] = (node,)  # most have one: no list is made for those
+                elif isinstance(known, tuple):
+                    found[each] = [*known, node]
+                else:
+                    known.append(node)
+        return tuple([each if isinstance(each, tuple) else tuple(each) for each in found])
 
     def _open(self, flow: Flow) -> None:
         outer = self.frames[-1] if self.frames else None
@@ -208,7 +215,7 @@ class _Compiler:
             self.start_of_retry[node] = start
             self._bind(node, retry)
             self.on_failure_inputs[node] = self._bound(retry.on_failure_inputs)
-            self._edge(start, node)
+            self.predecessors[node] = (start,)
             frame.previous = node
             self._offer(frame, node, retry)
             self.retries.append(node)
@@ -235,22 +242,23 @@ class _Compiler:
             offered = graph.offered.get(name)
             if not offered:
                 continue
-            if len(offered) == 1 and offered[0][0] in before:
+            if len(offered) == 1 and graph.order[offered[0][0]] in before:
                 _source, node, part = offered[0]
                 places = self.places.get(name)
                 frame.undo.append((name, places))
                 self.places[name] = (node, part, places)
                 continue
-            sources = [source for source in dict.fromkeys(each[0] for each in offered) if graph.precedes(source, item)]
+            every = {position: graph.order[position] for position, _node, _part in offered}
+            sources = [position for position, source in every.items() if graph.precedes(source, item)]
             if len(sources) > 1:
-                which = ", ".join(repr(source.name) for source in sources)
+                which = ", ".join(repr(every[position].name) for position in sources)
                 self.faults.append(
                     AmbiguousDependency(f"flow {frame.flow.name!r}: {item.name!r} gets {name!r} from {which}")
                 )
             if sources:
                 frame.undo.append((name, self.places.get(name)))
-                for source, node, part in offered:
-                    if source is sources[0]:
+                for position, node, part in offered:
+                    if position == sources[0]:
                         self.places[name] = (node, part, self.places.get(name))
 
     def _task(self, frame: _Frame, item: Item) -> None:
@@ -264,15 +272,14 @@ class _Compiler:
         """Let a node come after what its flow says."""
         graph = frame.graph
         if graph is None:
-            self._edge(frame.previous, node)
+            self.predecessors[node] = (frame.previous,)
             return
         before = graph.before.get(item)
         if not before:
-            self._edge(frame.previous, node)
+            self.predecessors[node] = (frame.previous,)
             return
-        for source, data in before.items():
-            end = frame.ends[id(source)]
-            self._edge(end, node)
+        self.predecessors[node] = tuple([frame.ends[id(source)] for source in before])
+        for end, data in zip(self.predecessors[node], before.values(), strict=True):
             frame.leaf.pop(end, None)
             _manual, _reasons, decider, depth = data
             if decider is not None:
@@ -285,7 +292,9 @@ class _Compiler:
             frame.leaf[node] = None
             self._roll_back(frame)
             for name, provider, part in offers:
-                frame.graph.offered.setdefault(name, []).append((item, provider, part))
+                offered = frame.graph.offered
+                offered[name] = (*offered.get(name, ()), (frame.graph.at, provider, part))
+            frame.graph.at += 1
             frame.offers += offers
         elif isinstance(frame.flow, linear_flow.Flow):
             frame.previous = node
@@ -313,10 +322,9 @@ class _Compiler:
         end = self._node(END, flow.name, None)
         self.end_of[frame.start] = end
         if isinstance(flow, linear_flow.Flow) or not frame.leaf:
-            self._edge(frame.previous, end)
+            self.predecessors[end] = (frame.previous,)
         else:
-            for leaf in frame.leaf:
-                self._edge(leaf, end)
+            self.predecessors[end] = tuple(frame.leaf)
         if not self.frames:
             return
         outer = self.frames[-1]
@@ -351,7 +359,10 @@ class _Compiler:
             return []
         offers = [(name, node, part) for name, part in atom.save_as.items()]
         for name, _node, part in offers:
-            self.providers.setdefault(name, []).append((node, part))
+            if name not in self.providers:
+                self.providers[name] = ((node, part),)
+            else:
+                self.shared.setdefault(name, list(self.providers[name])).append((node, part))
         return offers
 
     def _bind(self, node: int, atom: Atom) -> None:
@@ -383,7 +394,8 @@ class _Graph:
         summaries: dict[int, tuple[frozenset[str], frozenset[str], frozenset[str]]],
         faults: list[DefinitionError],
     ) -> None:
-        self.offered: dict[str, list[tuple[Item, int, Any]]] = {}
+        self.offered: dict[str, tuple[tuple[int, int, Any], ...]] = {}  # by position of the item in ``order``
+        self.at = 0
         self._reached: dict[int, set[int]] = {}
         self.order: list[Item] = list(flow)
         kept = {id(item) for item in self.order}
