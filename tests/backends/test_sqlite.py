@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from pluggableflow_sqlalchemy import SQLAlchemyConnection
+
+from pluggableflow import api, states
+from pluggableflow.connection import Changes, Connection
+from pluggableflow.exceptions import ForeignStore, NotFound, OptionError, StorageFailure
+from pluggableflow.testing import ConnectionTests
+from pluggableflow.testing.connection_tests import atom_record, claimed, saved_flow
+
+
+def read_raw(database: sqlite3.Connection, kind: str, uuid: str) -> dict[str, Any] | None:
+    cursor = database.execute(f"SELECT * FROM pluggableflow_{kind}s WHERE uuid = ?", (uuid,))
+    row = cursor.fetchone()
+    return None if row is None else dict(zip([column[0] for column in cursor.description], row, strict=True))
+
+
+class TestFile(ConnectionTests):
+    @pytest.fixture
+    def connection(self, tmp_path: Path) -> Iterator[Connection]:
+        made = api.connect(f"sqlite:///{tmp_path}/flows.db")
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def raw(self, connection: Connection, tmp_path: Path) -> Iterator[Any]:
+        database = sqlite3.connect(tmp_path / "flows.db")
+        yield lambda kind, uuid: read_raw(database, kind, uuid)
+        database.close()
+
+
+class TestInMemory(ConnectionTests):
+    @pytest.fixture
+    def connection(self) -> Iterator[SQLAlchemyConnection]:
+        made = SQLAlchemyConnection.from_url("sqlite://")
+        made.upgrade()
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def raw(self, connection: SQLAlchemyConnection) -> Any:
+        def read(kind: str, uuid: str) -> dict[str, Any] | None:
+            with connection._turn:
+                driver: Any = connection._engine.raw_connection()
+                return read_raw(driver.driver_connection, kind, uuid)
+
+        return read
+
+
+class TestEmbeddersEngine(ConnectionTests):
+    @pytest.fixture
+    def engine(self, tmp_path: Path) -> Iterator[sqlalchemy.Engine]:
+        made = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/flows.db")
+        yield made
+        made.dispose()
+
+    @pytest.fixture
+    def connection(self, engine: sqlalchemy.Engine) -> Iterator[Connection]:
+        made = api.connect(engine)
+        yield made
+        made.close()
+        with engine.connect() as alive:
+            assert alive.exec_driver_sql("SELECT 1").scalar() == 1
+
+    @pytest.fixture
+    def raw(self, connection: Connection, tmp_path: Path) -> Iterator[Any]:
+        database = sqlite3.connect(tmp_path / "flows.db")
+        yield lambda kind, uuid: read_raw(database, kind, uuid)
+        database.close()
+
+
+def test_every_database_connection_has_foreign_keys_and_full_synchronisation(tmp_path: Path) -> None:
+    connection = SQLAlchemyConnection.from_url(f"sqlite:///{tmp_path}/flows.db")
+    connection.upgrade()
+    for write in (True, False):
+        with connection._begin(write=write) as database:
+            assert database.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+            assert database.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+            assert database.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    connection.close()
+
+
+def test_normal_synchronisation_is_used_where_it_is_asked_for(tmp_path: Path) -> None:
+    connection = SQLAlchemyConnection.from_url(f"sqlite:///{tmp_path}/flows.db?synchronous=normal")
+    connection.upgrade()
+    with connection._begin(write=False) as database:
+        assert database.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+    connection.close()
+
+
+@pytest.mark.parametrize("query", ["colour=red", "synchronous=off", "prefix=a-b"])
+def test_a_wrong_parameter_is_refused_by_name(tmp_path: Path, query: str) -> None:
+    with pytest.raises(OptionError, match=query.partition("=")[0]):
+        api.connect(f"sqlite:///{tmp_path}/flows.db?{query}")
+
+
+def test_a_prefix_names_every_table(tmp_path: Path) -> None:
+    first = api.connect(f"sqlite:///{tmp_path}/flows.db?prefix=one_")
+    second = api.connect(f"sqlite:///{tmp_path}/flows.db?prefix=two_")
+    flow = saved_flow(first)
+    assert second.find_flows() == [] and [each.uuid for each in first.find_flows()] == [flow.uuid]
+    with pytest.raises(NotFound):
+        second.get_flow_details(flow.uuid)
+    with sqlite3.connect(tmp_path / "flows.db") as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    database.close()
+    assert all(name.startswith(("one_", "two_", "sqlite_")) for name in tables)
+    first.close()
+    second.close()
+
+
+def test_a_database_of_taskflow_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "flows.db")
+    for name in ("logbooks", "flowdetails", "atomdetails"):
+        database.execute(f"CREATE TABLE {name} (uuid TEXT)")
+    database.commit()
+    with pytest.raises(ForeignStore, match="TaskFlow"):
+        api.connect(f"sqlite:///{tmp_path}/flows.db")
+    assert len(database.execute("SELECT name FROM sqlite_master").fetchall()) == 3
+    database.close()
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "flows.db"
+    path.write_text("this is a letter to a friend, and by no means a database\n" * 100)
+    with pytest.raises(ForeignStore, match="not a SQLite database"):
+        api.connect(f"sqlite:///{path}")
+    assert path.read_text().startswith("this is a letter")
+
+
+def test_a_database_of_a_newer_release_is_refused(tmp_path: Path) -> None:
+    connection = api.connect(f"sqlite:///{tmp_path}/flows.db")
+    connection.close()
+    with sqlite3.connect(tmp_path / "flows.db") as database:
+        database.execute("UPDATE pluggableflow_version SET version_num = '9999'")
+    database.close()
+    with pytest.raises(ForeignStore, match="newer"):
+        api.connect(f"sqlite:///{tmp_path}/flows.db")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageFailure, match="nowhere"):
+        api.connect(f"sqlite:///{tmp_path}/nowhere/flows.db")
+
+
+def test_a_store_that_was_never_upgraded_says_so(tmp_path: Path) -> None:
+    connection = SQLAlchemyConnection.from_url(f"sqlite:///{tmp_path}/flows.db")
+    with pytest.raises(StorageFailure, match="pluggableflow upgrade"):
+        connection.validate()
+    with pytest.raises(StorageFailure, match="pluggableflow upgrade"):
+        connection.find_flows()
+    connection.close()
+
+
+def test_processes_that_upgrade_at_once_all_succeed(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/flows.db"
+    children = []
+    for _ in range(6):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                connection = api.connect(url)
+                saved_flow(connection)
+                connection.close()
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
+    connection = api.connect(url)
+    assert len(connection.find_flows()) == 6
+    connection.close()
+
+
+def test_of_processes_that_claim_one_flow_one_wins(tmp_path: Path) -> None:
+    connection = api.connect(f"sqlite:///{tmp_path}/flows.db")
+    flow = saved_flow(connection)
+    children = []
+    for _ in range(6):
+        child = os.fork()
+        if child == 0:
+            code = 2
+            try:
+                claimed(connection, flow)  # over its own database connections: a fork does not share them
+                code = 0
+            except BaseException:
+                code = 1
+            finally:
+                os._exit(code)
+        children.append(child)
+    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+    assert codes == [0, 1, 1, 1, 1, 1]
+    assert connection.get_flow_details(flow.uuid).epoch == 1
+    connection.close()
+
+
+def test_a_process_killed_while_it_commits_leaves_whole_commits(tmp_path: Path) -> None:
+    connection = api.connect(f"sqlite:///{tmp_path}/flows.db")
+    flow = saved_flow(connection)
+    for round_ in range(5):
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            claim = claimed(connection, flow, evict_epoch=round_)
+            revision = claim.revision
+            while True:
+                pair = [atom_record(flow, f"{round_} {revision} {half}", state=states.SUCCESS) for half in "ab"]
+                revision = connection.commit(claim.lease, revision, Changes(added=pair))
+                os.write(write, b".")
+        os.close(write)
+        acknowledged = len(os.read(read, 20))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        while more := os.read(read, 4096):
+            acknowledged += len(more)
+        os.close(read)
+        stored = connection.get_flow_details(flow.uuid)
+        mine = [atom.name for atom in stored if atom.name.startswith(f"{round_} ")]
+        assert len(mine) % 2 == 0
+        assert acknowledged <= len(mine) // 2 <= acknowledged + 1
+        assert stored.revision * 2 == len(stored) - 2
+    connection.close()
+
+
+def test_every_commit_makes_the_log_grow(tmp_path: Path) -> None:
+    connection = api.connect(f"sqlite:///{tmp_path}/flows.db")
+    flow = saved_flow(connection)
+    claim = claimed(connection, flow)
+    log, sizes = tmp_path / "flows.db-wal", []
+    for revision in range(20):
+        connection.commit(claim.lease, revision, Changes(added=[atom_record(flow, f"atom {revision}")]))
+        sizes.append(log.stat().st_size)
+    assert sizes == sorted(set(sizes))
+    connection.close()
