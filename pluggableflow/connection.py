@@ -195,8 +195,9 @@ class Connection(ABC):
         """Write a flow that nobody runs: name, state, meta, factory, wake_at, deadline_at, priority, and its atoms.
 
         One atomic step. Atoms that the store does not have are created, atoms that ``detail`` does not have stay.
-        Ownership columns (``FLOW_OWNERSHIP_COLUMNS``) are never touched, except that ``revision`` is raised by one,
-        so that a holder whose lease had run out cannot commit over this write: it gets :class:`LeaseLost`.
+        Ownership columns (``FLOW_OWNERSHIP_COLUMNS``) are never touched, except that ``revision`` is raised by two,
+        so that a holder whose lease had run out cannot commit over this write: it gets :class:`LeaseLost`. (Raised by
+        one, the write would look to that holder like its own commit that it is sending again.)
 
         :raises FlowOwned: a live lease exists; nothing was written
         """

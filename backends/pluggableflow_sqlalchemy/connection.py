@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import URL, create_engine, delete, event, insert, inspect, make_url, or_, select, tuple_, update
 from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import Engine as SQLEngine
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from pluggableflow import states as flow_states
@@ -33,7 +33,6 @@ from pluggableflow.connection import (
 from pluggableflow.exceptions import (
     FlowOwned,
     ForeignStore,
-    InvalidFormat,
     InvalidState,
     LeaseLost,
     NotFound,
@@ -47,6 +46,7 @@ from pluggableflow_sqlalchemy.tables import Tables
 
 #: How long a statement waits for another process's write.
 BUSY_SECONDS = 30
+_INHERITED: list[Any] = []
 _TASKFLOW_TABLES = {"logbooks", "flowdetails", "atomdetails"}
 _PARAMETERS = {"synchronous": ("full", "normal"), "prefix": None}
 
@@ -65,8 +65,8 @@ class SQLAlchemyConnection(Connection):
 
     durable = True
     shared = True
-    largest_value_bytes = 500_000_000
-    largest_commit_bytes = 900_000_000
+    largest_value_bytes = 2**26
+    largest_commit_bytes = 2**28
 
     def __init__(self, engine: SQLEngine, *, synchronous: str = "full", prefix: str = "pluggableflow_") -> None:
         self._engine, self._owns_engine = engine, False
@@ -74,6 +74,10 @@ class SQLAlchemyConnection(Connection):
         database = engine.url.database
         self._in_memory = not database or database == ":memory:" or "mode=memory" in database
         self.durable = self.shared = not self._in_memory
+        if self._in_memory and not isinstance(engine.pool, StaticPool):
+            raise OptionError(
+                "an Engine on a database in memory needs poolclass=StaticPool, or each thread has its own"
+            )
         self._start()
 
     def _start(self) -> None:
@@ -141,16 +145,19 @@ class SQLAlchemyConnection(Connection):
                     driver.isolation_level = before  # type: ignore[union-attr]
 
     def _after_fork(self) -> None:
-        if os.getpid() != self._pid:
-            self._engine.dispose(close=False)
-            self._start()
+        if os.getpid() == self._pid:
+            return
+        if self._in_memory:
+            raise StorageFailure("a database in memory does not follow its process into a fork; use a file")
+        # What the parent opened is kept, unused, for good: closing it here could disturb the parent's locks.
+        _INHERITED.append((self._engine.pool, self._hot))
+        self._engine.dispose(close=False)
+        self._start()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except IntegrityError as error:
-            raise InvalidFormat(f"the store refused a record: {error.orig}") from error
         except (SQLAlchemyError, sqlite3.Error) as error:
             raise self._failure(error) from error
 
@@ -320,7 +327,7 @@ class SQLAlchemyConnection(Connection):
             _refuse_if_leased(row)
             kept = (*FLOW_OWNERSHIP_COLUMNS, "uuid", "parent_uuid", "created_at")
             values = {column: value for column, value in record.items() if column not in kept}
-            values |= {"revision": row["revision"] + 1, "updated_at": _now()}
+            values |= {"revision": row["revision"] + 2, "updated_at": _now()}
             connection.execute(update(tables.flows).where(tables.flows.c.uuid == detail.uuid).values(values))
             known = set(
                 connection.execute(
@@ -383,7 +390,7 @@ class SQLAlchemyConnection(Connection):
             flow = self._found(connection, flows, stored["parent_uuid"], "flow")
             _refuse_if_leased(flow)
             connection.execute(update(atoms).where(atoms.c.uuid == detail.uuid).values(record))
-            revision = flow["revision"] + 1
+            revision = flow["revision"] + 2
             connection.execute(update(flows).where(flows.c.uuid == flow["uuid"]).values(revision=revision))
 
     # -- hot path -------------------------------------------------------------------------------------------------

@@ -23,11 +23,11 @@ from pluggableflow.connection import (
 )
 from pluggableflow.exceptions import (
     FlowOwned,
-    InvalidFormat,
     InvalidState,
     LeaseLost,
     NotFound,
     OptionError,
+    StorageFailure,
     ValueTooLarge,
 )
 from pluggableflow.middleware import FLOW_OWNERSHIP_COLUMNS, AtomDetail, FlowDetail, LogBook, Record
@@ -89,6 +89,8 @@ class MemoryConnection(Connection):
         record = book.to_record()
         flows = [(detail, detail.to_record(), [atom.to_record() for atom in detail]) for detail in book]
         with self._lock:
+            for detail, _flow, atoms in flows:
+                self._check_atoms(detail.uuid, atoms)
             now = self._clock()
             stored = self._books.get(book.uuid)
             if stored is None:
@@ -101,16 +103,19 @@ class MemoryConnection(Connection):
                 self._flows[detail.uuid] = {**flow, "parent_uuid": book.uuid, "created_at": now, "updated_at": now}
                 self._atoms[detail.uuid] = {}
                 detail.created_at = detail.updated_at = now
-                for atom in atoms:
-                    self._put_atom(detail.uuid, atom)
+                self._put_atoms(detail.uuid, atoms)
 
-    def _put_atom(self, flow_uuid: str, record: Record) -> None:
-        atoms = self._atoms[flow_uuid]
-        if any(other["name"] == record["name"] and uuid != record["uuid"] for uuid, other in atoms.items()):
-            raise InvalidFormat(f"flow {flow_uuid} has an atom {record['name']!r} already")
-        uuid = str(record["uuid"])
-        atoms[uuid] = {**record, "parent_uuid": flow_uuid}
-        self._flow_of[uuid] = flow_uuid
+    def _check_atoms(self, flow_uuid: str, records: list[Record]) -> None:
+        """Refuse a name that a flow would have twice, before anything is written."""
+        names = {record["name"]: uuid for uuid, record in self._atoms.get(flow_uuid, {}).items()}
+        for record in records:
+            if names.setdefault(record["name"], str(record["uuid"])) != record["uuid"]:
+                raise StorageFailure(f"flow {flow_uuid} has an atom {record['name']!r} already")
+
+    def _put_atoms(self, flow_uuid: str, records: list[Record]) -> None:
+        for record in records:
+            self._atoms[flow_uuid][str(record["uuid"])] = {**record, "parent_uuid": flow_uuid}
+            self._flow_of[str(record["uuid"])] = flow_uuid
 
     def get_logbook(self, book_uuid: str, lazy: bool = False) -> LogBook:
         with self._lock:
@@ -164,13 +169,13 @@ class MemoryConnection(Connection):
         with self._lock:
             stored = self._flow(detail.uuid)
             self._refuse_if_leased(stored)
+            self._check_atoms(detail.uuid, atoms)
             kept = {column: stored[column] for column in (*FLOW_OWNERSHIP_COLUMNS, "parent_uuid", "created_at")}
             stored.update(record)
             stored.update(kept)
-            stored["revision"] += 1
+            stored["revision"] += 2
             stored["updated_at"] = self._clock()
-            for atom in atoms:
-                self._put_atom(detail.uuid, atom)
+            self._put_atoms(detail.uuid, atoms)
 
     def find_flows(
         self,
@@ -221,7 +226,7 @@ class MemoryConnection(Connection):
             stored.update(
                 {column: record[column] for column in record if column not in ("uuid", "parent_uuid", "kind")}
             )
-            flow["revision"] += 1
+            flow["revision"] += 2
 
     # -- hot path -------------------------------------------------------------------------------------------------
 
@@ -241,8 +246,8 @@ class MemoryConnection(Connection):
             for uuid in changes.changed:
                 if uuid not in atoms:
                     raise NotFound(f"flow {lease.flow_uuid} has no atom {uuid}")
-            for record in changes.added:
-                self._put_atom(lease.flow_uuid, {**record, "revision": 1})
+            self._check_atoms(lease.flow_uuid, changes.added)
+            self._put_atoms(lease.flow_uuid, [{**record, "revision": 1} for record in changes.added])
             for uuid, columns in changes.changed.items():
                 atoms[uuid].update(columns)
                 atoms[uuid]["revision"] += 1  # type: ignore[operator]
