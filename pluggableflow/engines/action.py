@@ -74,6 +74,8 @@ class ActionEngine(Engine):
         self._outcomes: SimpleQueue[Outcome | None] = SimpleQueue()
         self._clock = (time.time_ns() // 1000, time.monotonic_ns())
         self._flow_news: list[tuple[str, str]] = []
+        self._starts: list[int] = []  # not handed out yet
+        self._leftover: list[Outcome] = []  # for the next commit
         self._signatures: dict[int, str] = {}
 
     def _make_executor(self) -> Executor:
@@ -223,6 +225,7 @@ class ActionEngine(Engine):
         machine = Machine(plan, defer_reverts=options["defer_reverts"], never_resolve=options["never_resolve"])
         self._machine, self._decisions = machine, Decisions(plan, storage, self._now)
         self._notifications: list[tuple[int, str, str]] = []
+        self._starts, self._leftover = [], []
         flow_state = storage.get_flow_state()
         if flow_state in _RESUMABLE:
             self._notify_flow(states.RESUMING, flow_state)
@@ -252,12 +255,12 @@ class ActionEngine(Engine):
         batch: list[Outcome] = []
         while True:
             now = self._now()
-            batch = self._take(machine, batch, now)
+            batch = self._leftover = self._take(machine, batch, now)
             if machine.timers:
                 machine.wake(now)
             self._drain(machine, now)
             stopping = self._must_stop()
-            starts: list[int] = []
+            starts = self._starts = []
             while not stopping:
                 question = machine.next_question()
                 if question is not None:
@@ -290,6 +293,7 @@ class ActionEngine(Engine):
                 yield storage.get_flow_state()
             self._tell(machine, starts)
             self._hand_out(machine, executor, starts)
+            self._starts = []
             if sleeping:
                 self._sleep(min(machine.timers.values()))
             elif not batch:
@@ -422,7 +426,10 @@ class ActionEngine(Engine):
     def _await_running(self) -> None:
         """The machine is void: let what runs end, and forget its outcome."""
         machine = self._machine
-        while machine is not None and machine.running:
+        if machine is None:
+            return
+        machine.running.difference_update(self._starts, (outcome.node for outcome in self._leftover))
+        while machine.running:
             outcome = self._outcomes.get()
             if outcome is not None:
                 machine.running.discard(outcome.node)
@@ -432,8 +439,10 @@ class ActionEngine(Engine):
         machine = self._machine
         if machine is None:
             return
-        batch: list[Outcome] = []
+        batch = self._leftover
         self._suspending = True
+        for start in reversed(self._starts):
+            machine.withdrawn(start)
         while machine.running or batch:
             batch = self._take(machine, batch or self._wait(machine), self._now())
             self._drain(machine, self._now())
@@ -441,6 +450,7 @@ class ActionEngine(Engine):
         self._drain(machine, self._now())
         self._set_flow_state(states.SUSPENDED if machine.has_work() else machine.final_state)
         self._commit()
+        self._tell(machine, ())
 
     # -- telling --------------------------------------------------------------------------------------------------
 

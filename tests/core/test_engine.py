@@ -24,7 +24,9 @@ from pluggableflow.patterns import graph_flow, linear_flow, unordered_flow
 class Step(task.Task):
     """Notes its calls in a list that the test reads; fails if told to."""
 
-    def __init__(self, name: str, log: list[str] | None = None, fails: Any = None, unrevertable: bool = False, **kw: Any):
+    def __init__(
+        self, name: str, log: list[str] | None = None, fails: Any = None, unrevertable: bool = False, **kw: Any
+    ):
         super().__init__(name=name, **kw)
         self.log, self.fails, self.unrevertable = [] if log is None else log, fails, unrevertable
 
@@ -115,7 +117,9 @@ def test_an_event_of_an_atom_carries_names_ids_and_the_result(connection: Connec
     error = ValueError("no")
     loaded = api.load(connection, linear_flow.Flow("f").add(Step("a"), Step("b", fails=error)))
     told: dict[str, Any] = {}
-    loaded.atom_notifier.register("*", lambda state, details: told.setdefault(f"{details['task_name']} {state}", details))
+    loaded.atom_notifier.register(
+        "*", lambda state, details: told.setdefault(f"{details['task_name']} {state}", details)
+    )
     with pytest.raises(ValueError):
         loaded.run()
     assert told["a SUCCESS"] == {
@@ -256,7 +260,7 @@ def test_suspending_in_the_middle_of_reverting_goes_on_reverting_at_the_next_run
     loaded.run()
     assert loaded.storage.get_flow_state() == states.SUSPENDED
     assert log == ["a", "b", "c", "-c", "-b"]
-    with pytest.raises(ValueError, match="no"):
+    with pytest.raises(WrappedFailure, match="ValueError: no"):
         loaded.run()
     assert log == ["a", "b", "c", "-c", "-b", "-a"]
     assert loaded.storage.get_flow_state() == states.REVERTED

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who holds a flow, what happens to one that lost it, and to one whose store fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pluggableflow import api, lease, owner, states, task
+from pluggableflow.connection import Changes, Connection, Lease
+from pluggableflow.connections.memory import MemoryConnection
+from pluggableflow.exceptions import FlowOwned, LeaseLost, StorageFailure
+from pluggableflow.patterns import linear_flow, unordered_flow
+
+Calls = list[str]
+
+
+def step(name: str, calls: Calls, act: Any = None) -> task.FunctorTask:
+    """A task that notes its calls, and acts if told to."""
+
+    def execute() -> str:
+        calls.append(name)
+        if act is not None:
+            act()
+        return name
+
+    return task.FunctorTask(execute, name=name, revert=lambda: calls.append(f"-{name}"))
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[Connection]:
+    made = api.connect(f"sqlite:///{tmp_path}/flows.db")
+    yield made
+    made.close()
+
+
+def take_over(connection: Connection, uuid: str) -> lease.Claim:
+    return lease.claim(connection, uuid, 30, force=True)
+
+
+# -- owners -------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_has_ended_is_gone_and_a_living_one_is_not() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from pluggableflow import owner; print(owner.identity(), flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert child.stdout is not None
+    identity = child.stdout.readline().strip()
+    assert not owner.is_gone(identity)
+    child.communicate("\n")
+    assert owner.is_gone(identity)
+
+
+def test_this_process_is_not_gone() -> None:
+    assert not owner.is_gone(owner.identity())
+
+
+def test_a_process_that_was_killed_but_not_yet_reaped_is_gone() -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, owner.identity().encode())
+        signal.pause()
+    identity = os.read(reader, 1000).decode()
+    os.close(reader)
+    os.close(writer)
+    assert not owner.is_gone(identity)
+    os.kill(child, signal.SIGKILL)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert owner.is_gone(identity)
+    os.waitpid(child, 0)
+    assert owner.is_gone(identity)
+
+
+def test_a_process_of_the_same_number_that_started_at_another_time_is_another() -> None:
+    boot, namespace, pid, _started = owner.identity().split("/")
+    assert owner.is_gone(f"{boot}/{namespace}/{pid}/1")
+
+
+@pytest.mark.parametrize("part", [pytest.param(0, id="boot"), pytest.param(1, id="pid namespace")])
+def test_an_owner_that_cannot_be_judged_counts_as_alive(part: int) -> None:
+    parts = owner.identity().split("/")
+    parts[2:] = ["4194304", "1"]
+    assert owner.is_gone("/".join(parts))
+    for other in ("elsewhere", "unknown"):
+        parts[part] = other
+        assert not owner.is_gone("/".join(parts))
+
+
+def test_an_owner_that_is_not_an_identity_counts_as_alive() -> None:
+    assert not owner.is_gone("somebody")
+
+
+# -- taking over --------------------------------------------------------------------------------------------------
+
+
+def test_a_flow_whose_process_was_killed_is_resumed_at_once(connection: Connection, tmp_path: Path) -> None:
+    calls: Calls = []
+    flow = linear_flow.Flow("f").add(step("a", calls), step("b", calls))
+    uuid = api.create_flow_detail(flow, connection=connection).uuid
+    child = os.fork()
+    if child == 0:
+        dies = linear_flow.Flow("f")
+        dies.add(step("a", []), step("b", [], lambda: os.kill(os.getpid(), signal.SIGKILL)))
+        own = api.connect(f"sqlite:///{tmp_path}/flows.db")
+        api.load(own, dies, own.get_flow_details(uuid), lease_seconds=10_000).run()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    left = connection.get_flow_details(uuid)
+    assert (left.state, {atom.name: atom.state for atom in left}) == ("RUNNING", {"a": "SUCCESS", "b": "RUNNING"})
+    loaded = api.load(connection, flow, left)
+    loaded.run()
+    assert calls == ["b"]
+    assert loaded.storage.get_flow_state() == states.SUCCESS
+
+
+def test_a_living_owner_is_named_with_the_time_that_it_has_left(connection: Connection) -> None:
+    flow = linear_flow.Flow("f").add(step("a", []))
+    holder = api.load(connection, flow)
+    holder.prepare()
+    with pytest.raises(FlowOwned) as refused:
+        api.load(connection, flow, holder.storage.flow_detail).prepare()
+    holder.close()
+    assert refused.value.owner == owner.identity()
+    assert 0 < refused.value.seconds_left <= 30
+    assert owner.identity() in str(refused.value)
+
+
+def test_force_takes_the_flow_from_a_living_owner_whose_next_commit_is_refused(connection: Connection) -> None:
+    calls: Calls = []
+    flow = linear_flow.Flow("f").add(step("a", calls), step("b", calls))
+    slow = api.load(connection, flow)
+    running = slow.run_iter()
+    next(running)
+    forced = api.load(connection, flow, connection.get_flow_details(slow.storage.flow_uuid), force=True)
+    forced.run()
+    assert calls == ["a", "b"]
+    with pytest.raises(LeaseLost):
+        for _state in running:
+            pass
+    assert connection.get_flow_details(slow.storage.flow_uuid).state == states.SUCCESS
+
+
+# -- losing the lease ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["serial", "parallel"])
+def test_an_engine_that_lost_its_lease_stops_and_neither_writes_nor_reverts(
+    connection: Connection, engine: str
+) -> None:
+    calls: Calls = []
+    flow = linear_flow.Flow("f")
+    flow.add(step("a", calls), step("b", calls, lambda: take_over(connection, uuid)), step("c", calls))
+    loaded = api.load(connection, flow, engine=engine)
+    uuid = loaded.storage.flow_uuid
+    with pytest.raises(LeaseLost, match=uuid):
+        loaded.run()
+    assert calls == ["a", "b"]
+    stored = connection.get_flow_details(uuid)
+    assert {atom.name: atom.state for atom in stored} == {"a": states.SUCCESS, "b": states.RUNNING}
+    assert stored.state == states.RUNNING
+
+
+def test_an_engine_whose_renewal_is_refused_starts_nothing_more(connection: Connection) -> None:
+    noticed = threading.Event()
+    calls: Calls = []
+
+    class Watched(MemoryConnection):
+        def renew(self, lease: Lease, lease_seconds: float) -> Any:
+            try:
+                return super().renew(lease, lease_seconds)
+            except LeaseLost:
+                noticed.set()
+                raise
+
+    watched = Watched()
+
+    def lose() -> None:
+        take_over(watched, uuid)
+        assert noticed.wait(60)
+
+    loaded = api.load(watched, linear_flow.Flow("f").add(step("a", calls, lose), step("b", calls)), lease_seconds=0.3)
+    uuid = loaded.storage.flow_uuid
+    with pytest.raises(LeaseLost):
+        loaded.run()
+    assert calls == ["a"]
+
+
+# -- a store that fails -------------------------------------------------------------------------------------------
+
+
+class Failing(MemoryConnection):
+    """Fails one commit of a given number, before or after it is applied."""
+
+    def __init__(self, number: int, applied: bool = False) -> None:
+        super().__init__()
+        self.left, self.applied = number, applied
+
+    def commit(self, lease: Lease, revision: int, changes: Changes) -> int:
+        self.left -= 1
+        if self.left == 0:
+            if self.applied:
+                super().commit(lease, revision, changes)
+            raise StorageFailure("the store is down")
+        return super().commit(lease, revision, changes)
+
+
+@pytest.mark.parametrize("engine", ["serial", "parallel"])
+@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_store_that_fails_in_the_middle_stops_the_run_and_the_next_one_goes_on(
+    number: int, applied: bool, engine: str
+) -> None:
+    store = Failing(number, applied)
+    calls: Calls = []
+    loaded = api.load(
+        store, linear_flow.Flow("f").add(step("a", calls), step("b", calls), step("c", calls)), engine=engine
+    )
+    with pytest.raises(StorageFailure, match="the store is down"):
+        loaded.run()
+    assert not [call for call in calls if call.startswith("-")]
+    before = len(calls)
+    loaded.run()
+    assert loaded.storage.get_flow_state() == states.SUCCESS
+    assert sorted(set(calls)) == ["a", "b", "c"]
+    assert len(calls) - before == 3 - (before if applied or not before else before - 1)
+
+
+def test_running_tasks_are_awaited_before_a_storage_failure_is_raised() -> None:
+    store, calls = Failing(2), []
+    failed = threading.Event()
+    real = store.commit
+
+    def commit(*args: Any) -> int:
+        try:
+            return real(*args)
+        except StorageFailure:
+            failed.set()
+            raise
+
+    def wait() -> None:
+        assert failed.wait(60)
+        calls.append("slow ended")
+
+    store.commit = commit  # type: ignore[method-assign]
+    flow = unordered_flow.Flow("f").add(step("quick", []), step("slow", [], wait))
+    loaded = api.load(store, flow, engine="parallel", max_workers=2)
+    with pytest.raises(StorageFailure):
+        loaded.run()
+    assert calls == ["slow ended"]
+
+
+def test_a_failing_store_is_never_the_failure_of_a_task() -> None:
+    store = Failing(2)
+    loaded = api.load(store, linear_flow.Flow("f").add(step("a", []), step("b", [])))
+    with pytest.raises(StorageFailure):
+        loaded.run()
+    stored = store.get_flow_details(loaded.storage.flow_uuid)
+    assert [atom.failure for atom in stored] == [None]
+    assert stored.state == states.RUNNING
+
+
+# -- renewing -----------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_is_renewed_by_a_thread_while_a_task_runs(connection: Connection) -> None:
+    def expiry() -> int:
+        expires_at = connection.get_flow_details(uuid, lazy=True).lease_expires_at
+        assert expires_at is not None
+        return expires_at
+
+    def watch() -> None:
+        seen.append(expiry())
+        while len(seen) < 3:
+            now = expiry()
+            if now > seen[-1]:
+                seen.append(now)
+
+    seen: list[int] = []
+    loaded = api.load(connection, linear_flow.Flow("f").add(step("a", [], watch)), lease_seconds=0.5)
+    uuid = loaded.storage.flow_uuid
+    loaded.run()
+    assert seen == sorted(set(seen))
+    assert connection.get_flow_details(uuid, lazy=True).lease_expires_at is None
