@@ -6,7 +6,7 @@ It does no I/O and knows no clock, lock or log. Events are method calls: :meth:`
 
 * ``changes``: every transition of an atom in its order, as ``(node, new state)``; the caller empties it,
 * the starts, taken one by one with :meth:`Machine.next_start`,
-* ``questions``: decisions that only the author's code can make, taken with :meth:`Machine.next_question`.
+* the questions, decisions that only the author's code can make, taken with :meth:`Machine.next_question`.
 
 Readiness is counted. In the forward direction ``_waiting[node]`` counts predecessors that are not done; finishing
 an atom costs its direct successors. When a scope (the flow of a retry, or everything) is undone, ``_holding[node]``
@@ -106,7 +106,8 @@ class Machine:
         self.depth: dict[int, Depth] = {}
         self.timers: dict[int, int] = {}
         self.changes: list[tuple[int, str]] = []
-        self.questions: deque[Question] = deque()
+        self._questions: deque[Question] = deque()
+        self._failures: deque[Question] = deque()  # answered first: nothing starts before it is known what they lead to
         self.running: set[int] = set()
         self.stuck = False
         self._defer_reverts, self._never_resolve = defer_reverts, never_resolve
@@ -138,9 +139,14 @@ class Machine:
             return SUCCESS
         return FAILURE if self.stuck else REVERTED
 
+    @property
+    def has_questions(self) -> bool:
+        """Whether :meth:`next_question` may have one."""
+        return bool(self._failures or self._questions)
+
     def has_work(self) -> bool:
         """Whether anything could still be started, asked or waited for, besides what is running."""
-        if any(self._revertable(node) for node in self._reverts) or self.questions:
+        if any(self._revertable(node) for node in self._reverts) or self.has_questions:
             return True
         ready = self._ready if self._heap is None else [entry[2] for entry in self._heap]
         return not self.stuck and bool(
@@ -155,12 +161,11 @@ class Machine:
                 continue
             self.intention[node] = states.REVERT
             self._set(node, REVERTING)
-            if self.plan.kinds[node] == RETRY:
-                self.questions.append(RevertRetry(node))
-                continue
             self.running.add(node)
-            return node
-        if self.stuck:
+            if self.plan.kinds[node] != RETRY:
+                return node
+            self._questions.append(RevertRetry(node))
+        if self.stuck or self.has_questions:  # the answer to a question may forbid what is ready
             return None
         while True:
             if self._heap is None:
@@ -185,8 +190,8 @@ class Machine:
 
     def next_question(self) -> Question | None:
         """Take the next question that still matters."""
-        while self.questions:
-            question = self.questions.popleft()
+        while self._failures or self._questions:
+            question = (self._failures or self._questions).popleft()
             if isinstance(question, Decide):
                 if self.state[question.target] == PENDING and not self._blocked(question.target) and not self.stuck:
                     return question
@@ -409,7 +414,7 @@ class Machine:
         elif parent == EVERYTHING:
             self._undo(question.scope, Decision.REVERT)
         else:
-            self.questions.appendleft(OnFailure(parent, retry, question.scope, question.origin))
+            self._failures.appendleft(OnFailure(parent, retry, question.scope, question.origin))
             return
         self._maybe_revert(question.origin)
 
@@ -465,7 +470,7 @@ class Machine:
                     self._ignore(node, depth)
                     return True
         if node in self.plan.deciders:
-            self.questions.append(Decide(node))
+            self._questions.append(Decide(node))
             return False
         return self._enter(node)
 
@@ -478,7 +483,7 @@ class Machine:
                 self._push(node)
             return False
         if kind == RETRY:
-            self.questions.append(ExecuteRetry(node))
+            self._questions.append(ExecuteRetry(node))
             return False
         self.state[node] = SUCCESS
         return True
@@ -528,7 +533,7 @@ class Machine:
         elif retry == EVERYTHING:
             self._undo(EVERYTHING, Decision.REVERT_ALL, origin)
         else:
-            self.questions.append(OnFailure(retry, node, retry, origin))
+            self._failures.append(OnFailure(retry, node, retry, origin))
 
     def _matters(self, question: OnFailure) -> bool:
         """Whether a decision about that failure can still change anything."""
@@ -662,7 +667,7 @@ class Machine:
         self._waiting[retry] = 0
         self.attempt[retry] += 1
         self._set(retry, RUNNING)
-        self.questions.append(ExecuteRetry(retry))
+        self._questions.append(ExecuteRetry(retry))
 
     # -- transitions ----------------------------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ def check(plan: Plan, detail: FlowDetail, now: dict[int, str]) -> None:
     """
     removed, changed = [], {}
     added: dict[str, None] = {}
+    begun = {stored.name for stored in detail if stored.state != states.PENDING}
     for stored in detail:
         if stored.name == INJECTOR or stored.state == states.PENDING:
             continue
@@ -81,7 +82,7 @@ def check(plan: Plan, detail: FlowDetail, now: dict[int, str]) -> None:
         if why:
             changed[stored.name] = why
             for before in _atoms_before(plan, node):
-                if not _known(detail, plan.names[before]):
+                if plan.names[before] not in begun:
                     added[plan.names[before]] = None
     if removed or changed:
         raise FlowMismatch(detail.uuid, list(added), removed, changed)
@@ -97,10 +98,6 @@ def _differences(stored: AtomDetail, signature: str, plan: Plan) -> list[str]:
         pairs = zip(_ASPECTS, stored.signature.split(":"), signature.split(":"), strict=True)
         why += [aspect for aspect, then, now in pairs if then != now]
     return why
-
-
-def _known(detail: FlowDetail, name: str) -> bool:
-    return any(each.name == name for each in detail)
 
 
 def _atoms_before(plan: Plan, node: int) -> list[int]:

@@ -304,10 +304,15 @@ class Storage:
             self._patch(detail, dict(_RESET))
 
     def keep_signature(self, node: int, signature: str) -> None:
+        """Keep what an atom is as it begins: its signature and its version."""
         detail = self.node_detail(node)
         if detail.signature != signature:
             detail.signature = signature
             self._patch(detail, {"signature": signature})
+        version = self._atoms[detail.name].version
+        if detail.version != version:
+            detail.version = version
+            self._patch(detail, {"version": ".".join(map(str, version))})
 
     def arguments(self, atom_name: str, inputs: Iterable[Input]) -> dict[str, Any]:
         """The arguments for a method of an atom.

@@ -144,6 +144,9 @@ class ActionEngine(Engine):
             check(plan, self.storage.flow_detail, self._signatures or signatures(plan, self.storage.given))
         except FlowMismatch as mismatch:
             self._mismatched(mismatch)
+        for node, signature in self._signatures.items():
+            if self.storage.node_detail(node).state != states.PENDING:
+                self.storage.keep_signature(node, signature)
 
     def _mismatched(self, mismatch: FlowMismatch) -> None:
         answer = self.options["on_mismatch"]
@@ -273,7 +276,7 @@ class ActionEngine(Engine):
                 node = machine.next_start()
                 if node is not None:
                     starts.append(node)
-                elif not machine.questions:
+                elif not machine.has_questions:
                     break
             self._drain(machine, now)
             if machine.reverting_all and storage.get_flow_state() == states.RUNNING:

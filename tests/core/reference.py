@@ -3,8 +3,9 @@
 
 It works on its own description of a flow (:class:`Flow`, :class:`Task`, :class:`Retry`, :class:`Link`) whose atoms
 have scripted behaviour. There is no plan and there are no counters: every question is answered by walking the tree
-again. It does not choose an order. :meth:`Reference.enabled` lists the events that may happen next, :meth:`Reference.do`
-lets one happen, so a run of an engine is right if its events can be followed to the end, where nothing is enabled.
+again. It does not choose an order. :meth:`Reference.enabled` lists the events that may happen next, and
+:meth:`Reference.do` lets one happen, so a run of an engine is right if its events can be followed to the end, where
+nothing is enabled.
 
 Events are tuples: ``("start", task)``, ``("finish", task)``, ``("start_revert", task)``, ``("finish_revert", task)``,
 ``("execute", retry)``, ``("revert", retry)``, ``("on_failure", retry, failed)``, ``("decide", source, target)``.
@@ -151,7 +152,9 @@ class Tree:
         for target in flow.items:
             for name in self.inside(target):
                 needs = getattr(self.atoms[name], "needs", ())
-                edges |= {(each.name, target.name) for each in flow.items for need in needs if need in self.inside(each)}
+                edges |= {
+                    (each.name, target.name) for each in flow.items for need in needs if need in self.inside(each)
+                }
         return {(source, target) for source, target in edges if source != target}
 
     def predecessors(self, item: Item) -> list[Item]:
@@ -343,7 +346,7 @@ class Reference:
     def _enabled(self) -> Iterator[Event]:
         for question in self.questions:
             yield ("on_failure", question.retry, question.failed)
-        for name, atom in self.tree.atoms.items():
+        for name in self.tree.atoms:
             if self.state[name] in (RUNNING, REVERTING) and name not in self.interrupted:
                 yield ("finish" if self.state[name] == RUNNING else "finish_revert", name)
         if self.questions:

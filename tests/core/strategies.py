@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random flows for the reference, and the same flows made of the package's own tasks, which log what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import reference as ref
+from hypothesis import strategies as st
+
+from pluggableflow import retry, task
+from pluggableflow.flow import Flow
+from pluggableflow.patterns import graph_flow, linear_flow, unordered_flow
+
+PATTERNS = {"linear": linear_flow.Flow, "unordered": unordered_flow.Flow, "graph": graph_flow.Flow}
+MOST_ATOMS = 12
+
+
+@st.composite
+def flows(draw: Callable[..., Any]) -> ref.Flow:
+    """A nested flow of at most ``MOST_ATOMS`` tasks, with retries, links, deciders and scripted failures."""
+    counter = iter(range(10_000))
+    left = draw(st.integers(1, MOST_ATOMS))
+    with_deciders = draw(st.booleans())
+    rarely = st.sampled_from([False, False, False, False, True])
+
+    def a_script(longest: int = 3) -> tuple[bool, ...]:
+        return tuple(draw(st.lists(rarely, min_size=1, max_size=longest)))
+
+    def a_task(seen: list[str]) -> ref.Task:
+        nonlocal left
+        left -= 1
+        known = draw(st.lists(st.sampled_from(seen), max_size=2, unique=True)) if seen else []
+        needs, wants = ((), tuple(known)) if with_deciders else (tuple(known), ())
+        fails = a_script() if draw(st.integers(0, 2)) == 0 else (False,)
+        revert_fails = a_script(1) if draw(st.integers(0, 5)) == 0 else (False,)
+        return ref.Task(f"t{next(counter)}", fails, revert_fails, needs, wants)
+
+    def a_retry() -> ref.Retry | None:
+        if draw(st.integers(0, 2)):
+            return None
+        answers = st.sampled_from(["RETRY", "RETRY", "REVERT", "REVERT_ALL", "raise", "nonsense"])
+        decisions = draw(st.lists(st.lists(answers, min_size=1, max_size=2), max_size=3))
+        fails = tuple(draw(st.lists(rarely, max_size=3)))
+        revert_fails = draw(st.integers(0, 9)) == 0
+        return ref.Retry(f"r{next(counter)}", "script", fails, revert_fails, tuple(map(tuple, decisions)))
+
+    def a_link(source: str, target: str) -> ref.Link:
+        if not with_deciders or draw(st.booleans()):
+            return ref.Link(source, target)
+        answers = draw(st.lists(st.sampled_from([True, True, False, False, "raise"]), min_size=1, max_size=3))
+        return ref.Link(source, target, tuple(answers), draw(st.sampled_from([None, *ref.DEPTHS])))
+
+    def a_flow(depth: int, seen: list[str]) -> ref.Flow:
+        pattern = draw(st.sampled_from(sorted(PATTERNS)))
+        name, controlled = f"f{next(counter)}", a_retry()
+        seen = [*seen, controlled.name] if controlled else list(seen)
+        items: list[ref.Flow | ref.Task] = []
+        for _ in range(draw(st.integers(0 if depth else 1, 5))):
+            if left <= 0:
+                break
+            # In a graph flow what is needed is linked, so that it may come from any earlier item.
+            visible = seen if pattern == "unordered" else [*seen, *_names(items)]
+            nested = depth < 3 and draw(st.integers(0, 2)) == 0
+            items.append(a_flow(depth + 1, visible) if nested else a_task(visible))
+        links = []
+        if pattern == "graph" and len(items) > 1:
+            for at, target in enumerate(items[1:], 1):
+                for source in items[:at]:
+                    if draw(st.integers(0, 2)) == 0:
+                        links.append(a_link(source.name, target.name))
+        return ref.Flow(name, pattern, tuple(items), controlled, tuple(links))
+
+    made: ref.Flow = a_flow(0, [])
+    return made
+
+
+def _names(items: list[ref.Flow | ref.Task]) -> list[str]:
+    found: list[str] = []
+    for item in items:
+        if isinstance(item, ref.Task):
+            found.append(item.name)
+        else:
+            found += _names(list(item.items))
+    return found
+
+
+Log = Callable[..., None]
+
+
+class ScriptedTask(task.Task):
+    """Does what its script says for the attempt in its idempotency key."""
+
+    def __init__(self, script: ref.Task, log: Log) -> None:
+        super().__init__(name=script.name, provides=script.name)
+        self.script, self.log = script, log
+        needs = tuple((name, name, False) for name in script.needs)
+        self.execute_inputs = needs + tuple((name, name, True) for name in script.wants)
+
+    def _attempt(self) -> int:
+        return int(self.idempotency_key.split("/")[2])
+
+    def execute(self, **arguments: Any) -> str:
+        attempt = self._attempt()
+        self.log("finish", self.name, arguments=arguments)
+        if ref.scripted(self.script.fails, attempt):
+            raise ValueError(f"{ref.value_of(self.name, attempt)} failed")
+        return ref.value_of(self.name, attempt)
+
+    def revert(self, **_arguments: Any) -> None:
+        self.log("finish_revert", self.name)
+        if ref.scripted(self.script.revert_fails, self._attempt()):
+            raise ValueError(f"{self.name} cannot be undone")
+
+
+class ScriptedRetry(retry.Retry):
+    """Decides what its script says for its history."""
+
+    def __init__(self, script: ref.Retry, log: Log) -> None:
+        super().__init__(name=script.name, provides=script.name)
+        self.script, self.log = script, log
+
+    def execute(self, history: retry.History, **_: Any) -> str:
+        self.log("execute", self.name)
+        if len(history) < len(self.script.fails) and self.script.fails[len(history)]:
+            raise ValueError(f"{self.name} cannot execute")
+        return ref.value_of(self.name, len(history) + 1)
+
+    def revert(self, history: retry.History, **_: Any) -> None:
+        self.log("revert", self.name)
+        if self.script.revert_fails:
+            raise ValueError(f"{self.name} cannot be undone")
+
+    def on_failure(self, history: retry.History, **_: Any) -> Any:
+        self.log("on_failure", self.name, list(history[-1][1])[-1])
+        answer = ref.decision_of(self.script, [(value, dict(failures)) for value, failures in history])
+        if answer == "raise":
+            raise ValueError(f"{self.name} cannot decide")
+        return retry.Decision[answer] if answer in retry.Decision.__members__ else answer
+
+
+def build(script: ref.Flow, log: Log) -> Flow:
+    """The same flow of the package's own parts."""
+    controlled = ScriptedRetry(script.retry, log) if script.retry else None
+    flow = PATTERNS[script.pattern](script.name, controlled)
+    made = {
+        item.name: build(item, log) if isinstance(item, ref.Flow) else ScriptedTask(item, log) for item in script.items
+    }
+    flow.add(*made.values())
+    for link in script.links:
+        assert isinstance(flow, graph_flow.Flow)
+        if link.answers:
+            flow.link(made[link.source], made[link.target], _decider(link, log), link.depth)
+        else:
+            flow.link(made[link.source], made[link.target])
+    return flow
+
+
+def _decider(link: ref.Link, log: Log) -> Callable[..., bool]:
+    def decide(history: dict[str, Any]) -> bool:
+        log("decide", link.source, link.target)
+        attempt = int(history[link.source].split("#")[1]) if link.source in history else 1
+        answer = link.answers[min(attempt, len(link.answers)) - 1]
+        if answer == "raise":
+            raise LookupError(f"{link.source}->{link.target} cannot decide")
+        return bool(answer)
+
+    return decide
