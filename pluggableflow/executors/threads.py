@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from pluggableflow.exceptions import OptionError
 from pluggableflow.executor import Executor, Outcome, Work, carry_out
@@ -27,6 +27,7 @@ class ThreadsExecutor(Executor):
         self.max_workers = max_workers or min(32, (os.cpu_count() or 1) + 4)
         self._given = pool
         self._pool: ThreadPoolExecutor | None = None
+        self._unfinished: set[Future[Outcome]] = set()  # in the given pool
 
     def start(self, done: Callable[[Outcome], None]) -> None:
         self._done = done
@@ -35,11 +36,15 @@ class ThreadsExecutor(Executor):
     def submit(self, work: Work) -> None:
         assert self._pool is not None, "submit() before start()"
         future = self._pool.submit(carry_out, work)
+        if self._given is not None:
+            self._unfinished.add(future)
+            future.add_done_callback(self._unfinished.discard)
         future.add_done_callback(lambda ended: self._done(_outcome(ended, work)))
 
     def stop(self) -> None:
         if self._pool is not None and self._given is None:
             self._pool.shutdown(wait=True)
+        wait(set(self._unfinished))
         self._pool = None
 
 

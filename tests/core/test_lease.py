@@ -9,15 +9,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pluggableflow import api, lease, owner, states, task
-from pluggableflow.connection import Changes, Connection, Lease
+from pluggableflow import api, lease, owner, retry, states, task
+from pluggableflow.connection import SUSPEND, Changes, Connection, Lease
 from pluggableflow.connections.memory import MemoryConnection
-from pluggableflow.exceptions import FlowOwned, LeaseLost, StorageFailure
+from pluggableflow.exceptions import FlowOwned, LeaseLost, StorageFailure, ValueTooLarge
+from pluggableflow.executors.threads import ThreadsExecutor
 from pluggableflow.patterns import linear_flow, unordered_flow
 
 Calls = list[str]
@@ -294,3 +296,165 @@ def test_a_lease_is_renewed_by_a_thread_while_a_task_runs(connection: Connection
     loaded.run()
     assert seen == sorted(set(seen))
     assert connection.get_flow_details(uuid, lazy=True).lease_expires_at is None
+
+
+# -- interruptions ------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_task_is_run_again_by_the_next_run(connection: Connection) -> None:
+    calls: Calls = []
+    interrupts = [True]
+
+    def interrupt() -> None:
+        if interrupts.pop():
+            interrupts.append(False)
+            raise KeyboardInterrupt
+
+    loaded = api.load(connection, linear_flow.Flow("f").add(step("a", calls), step("b", calls, interrupt)))
+    with pytest.raises(KeyboardInterrupt):
+        loaded.run()
+    stored = connection.get_flow_details(loaded.storage.flow_uuid)
+    assert (stored.state, stored.lease_expires_at) == (states.RUNNING, None)
+    loaded.run()
+    assert calls == ["a", "b", "b"]
+    assert loaded.storage.get_flow_state() == states.SUCCESS
+
+
+def test_an_interrupted_run_gives_its_lease_up_only_when_its_tasks_have_ended(connection: Connection) -> None:
+    stopping = threading.Event()
+    calls: Calls = []
+
+    def outlast() -> None:
+        assert stopping.wait(60)
+        calls.append("slow ended")
+
+    def interrupt(_state: str, _details: Any) -> None:
+        raise KeyboardInterrupt
+
+    real = connection.release
+
+    def release(held: Lease) -> None:
+        calls.append("released")
+        real(held)
+
+    connection.release = release  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        executor = ThreadsExecutor(pool=pool)
+        stop = executor.stop
+
+        def stop_later() -> None:
+            stopping.set()
+            stop()
+
+        executor.stop = stop_later  # type: ignore[method-assign]
+        flow = unordered_flow.Flow("f").add(step("quick", []), step("slow", [], outlast))
+        loaded = api.load(connection, flow, engine="parallel", executor=executor)
+        loaded.atom_notifier.register(states.SUCCESS, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            loaded.run()
+        assert calls == ["slow ended", "released"]
+
+
+# -- requests -----------------------------------------------------------------------------------------------------
+
+
+def test_a_request_to_suspend_is_followed_and_acknowledged(connection: Connection) -> None:
+    calls: Calls = []
+    seen = threading.Event()
+    real = connection.renew
+
+    def renew(held: Lease, lease_seconds: float) -> Any:
+        renewal = real(held, lease_seconds)
+        if renewal.request is not None:
+            renewed.append(True)
+        if len(renewed) > 1:  # the keeper has taken the one before into account
+            seen.set()
+        return renewal
+
+    renewed: list[bool] = []
+    connection.renew = renew  # type: ignore[method-assign]
+
+    def ask() -> None:
+        connection.request(uuid, SUSPEND, "somebody")
+        assert seen.wait(60)
+
+    flow = linear_flow.Flow("f").add(step("a", calls, ask), step("b", calls))
+    loaded = api.load(connection, flow, lease_seconds=0.3)
+    uuid = loaded.storage.flow_uuid
+    loaded.run()
+    stored = connection.get_flow_details(uuid)
+    assert (stored.state, stored.request_handled, calls) == (states.SUSPENDED, 1, ["a"])
+    api.load(connection, flow, stored).run()
+    assert calls == ["a", "b"]
+
+
+def test_a_request_made_before_the_run_is_followed_at_once(connection: Connection) -> None:
+    calls: Calls = []
+    flow = linear_flow.Flow("f").add(step("a", calls))
+    loaded = api.load(connection, flow)
+    connection.request(loaded.storage.flow_uuid, SUSPEND, "somebody")
+    loaded.run()
+    assert calls == []
+    assert connection.get_flow_details(loaded.storage.flow_uuid).state == states.SUSPENDED
+    loaded.run()
+    assert calls == ["a"]
+
+
+# -- waiting without a lease --------------------------------------------------------------------------------------
+
+
+def test_a_flow_that_somebody_ran_while_its_retry_waited_is_theirs(connection: Connection) -> None:
+    def fail(number: int) -> None:
+        calls.append(f"a{number}")
+        if number == 1:
+            raise ValueError(number)
+
+    def flow(delay_seconds: float) -> Any:
+        times = retry.Times(2, name="r", provides="number", delay_seconds=delay_seconds)
+        return linear_flow.Flow("f", retry=times).add(task.FunctorTask(fail, name="a"))
+
+    calls: Calls = []
+    loaded = api.load(connection, flow(0.05))
+    real, taken = connection.release, []
+
+    def release(held: Lease) -> None:
+        real(held)
+        if not taken:
+            taken.append(True)
+            api.load(connection, flow(0.05), connection.get_flow_details(held.flow_uuid)).run()
+
+    connection.release = release  # type: ignore[method-assign]
+    with pytest.raises(LeaseLost):
+        loaded.run()
+    assert calls == ["a1", "a2"]
+    assert connection.get_flow_details(loaded.storage.flow_uuid).state == states.SUCCESS
+
+
+# -- limits -------------------------------------------------------------------------------------------------------
+
+
+class Narrow(MemoryConnection):
+    largest_commit_bytes = 4000
+    largest_value_bytes = 1500
+
+
+def test_results_that_do_not_fit_into_one_commit_are_written_by_several() -> None:
+    together = threading.Barrier(8, timeout=60)
+
+    def big() -> str:
+        together.wait()
+        return "x" * 1000
+
+    store = Narrow()
+    flow = unordered_flow.Flow("f").add(*(task.FunctorTask(big, name=f"t{number}") for number in range(8)))
+    loaded = api.load(store, flow, engine="parallel", max_workers=8)
+    loaded.run()
+    assert {len(atom.results) for atom in store.get_atoms_for_flow(loaded.storage.flow_uuid)} == {1000}
+
+
+def test_a_result_that_the_store_cannot_hold_is_the_failure_of_its_task() -> None:
+    store = Narrow()
+    loaded = api.load(store, linear_flow.Flow("f").add(task.FunctorTask(lambda: "x" * 2000, name="a")))
+    with pytest.raises(ValueTooLarge):
+        loaded.run()
+    assert store.get_flow_details(loaded.storage.flow_uuid).state == states.REVERTED
