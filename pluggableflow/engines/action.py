@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from pluggableflow import states
+from pluggableflow import codec, states
 from pluggableflow.compiler import compile as compile_flow
 from pluggableflow.connection import SUSPEND, Connection
 from pluggableflow.engine import Engine
@@ -132,7 +132,7 @@ class ActionEngine(Engine):
     def _take_store(self) -> None:
         """Add the initial arguments; a value that differs from the stored one is a mismatch."""
         given = self.storage.given
-        differing = [name for name, value in self.store.items() if name in given and given[name] != value]
+        differing = [name for name, value in self.store.items() if name in given and not _alike(given[name], value)]
         if differing:
             why = [f"the stored value of {name!r}" for name in differing]
             self._mismatched(FlowMismatch(self.storage.flow_uuid, (), (), {INJECTOR: why}))
@@ -156,7 +156,7 @@ class ActionEngine(Engine):
     def validate(self) -> None:
         self.compile()
         assert self.plan is not None
-        missing = self.plan.missing(self.storage.given)
+        missing = self.plan.missing({**self.storage.given, **self.store})
         missing = [each for each in missing if each.name not in self.storage.atom_arguments(each.atom)]
         if missing:
             raise MissingDependencies(self.flow.name, missing)
@@ -503,6 +503,19 @@ class ActionEngine(Engine):
         elif state in (states.REVERTED, states.REVERT_FAILURE):
             details["result"] = detail.revert_failure if detail.revert_failure is not None else detail.revert_results
         self.atom_notifier.notify(state, details)
+
+
+def _alike(stored: Any, value: Any) -> bool:
+    """Whether two values are equal, or stored as the same text: not everything equals itself after a round trip."""
+    try:
+        if stored is value or bool(stored == value):
+            return True
+    except Exception:  # an array has no truth
+        pass
+    try:
+        return codec.dumps(stored) == codec.dumps(value)
+    except EncodingError:
+        return False
 
 
 def _checked(

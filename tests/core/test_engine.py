@@ -16,7 +16,7 @@ import pytest
 from pluggableflow import api, retry, states, task
 from pluggableflow.connection import Connection
 from pluggableflow.engine import Engine
-from pluggableflow.exceptions import FlowOwned, MissingDependencies, OptionError, WrappedFailure
+from pluggableflow.exceptions import EncodingError, FlowOwned, MissingDependencies, OptionError, WrappedFailure
 from pluggableflow.flow import Flow
 from pluggableflow.patterns import graph_flow, linear_flow, unordered_flow
 
@@ -503,3 +503,102 @@ def test_missing_inputs_are_listed_together_before_anything_runs(connection: Con
     again = api.load(connection, flow, loaded.storage.flow_detail)
     again.prepare()  # the lease was given up
     again.close()
+
+
+# -- between the calls --------------------------------------------------------------------------------------------
+
+
+def test_what_a_suspension_keeps_from_starting_is_pending_and_nobody_hears_of_it(connection: Connection) -> None:
+    log: list[str] = []
+    flow = unordered_flow.Flow("f").add(*(Step(name, log) for name in "abc"))
+    loaded = api.load(connection, flow, engine="parallel", max_workers=3)
+    events = listen(loaded)
+    loaded.atom_notifier.register(states.RUNNING, lambda _state, _details: loaded.suspend())
+    loaded.run()
+    assert len(log) == 1
+    assert {each[0] for each in events} == {"*", log[0]}
+    stored = {atom.name: (atom.state, atom.attempt) for atom in connection.get_atoms_for_flow(loaded.storage.flow_uuid)}
+    assert stored.pop(log[0]) == (states.SUCCESS, 1)
+    assert set(stored.values()) == {(states.PENDING, 0)}
+    loaded.atom_notifier.reset()
+    loaded.run()
+    assert sorted(log) == ["a", "b", "c"]
+
+
+def test_a_failure_that_was_not_resolved_is_resolved_by_a_later_run(connection: Connection) -> None:
+    class Second(task.Task):
+        def execute(self, number: int) -> int:
+            if number == 1:
+                raise ValueError(number)
+            return number
+
+    flow = linear_flow.Flow("f", retry=retry.Times(2, name="r", provides="number")).add(Second("a", provides="x"))
+    loaded = api.load(connection, flow, never_resolve=True)
+    _ends(loaded)
+    again = api.load(connection, flow, connection.get_flow_details(loaded.storage.flow_uuid))
+    again.run()
+    assert again.storage.fetch("x") == 2
+    assert again.storage.get_flow_state() == states.SUCCESS
+
+
+def test_validate_knows_the_initial_arguments_before_prepare_has_stored_them(connection: Connection) -> None:
+    flow = linear_flow.Flow("f").add(Step("a", requires=["x"]))
+    loaded = api.load(connection, flow, api.create_flow_detail(flow, connection=connection), store={"x": 1})
+    loaded.validate()
+    loaded.run()
+
+
+@pytest.mark.parametrize("detail", [False, True])
+def test_an_initial_argument_that_cannot_be_stored_is_refused_before_anything_runs(
+    connection: Connection, detail: bool
+) -> None:
+    log: list[str] = []
+    flow = linear_flow.Flow("f").add(Step("a", log, requires=["x"]))
+    stored = api.create_flow_detail(flow, connection=connection) if detail else None
+    with pytest.raises(EncodingError):
+        api.run(connection, flow, stored, store={"x": object()})
+    assert log == []
+    assert [flow.token for flow in connection.find_flows()] == ([None] if detail else [])
+
+
+def test_a_flow_that_another_engine_holds_cannot_be_reset(connection: Connection) -> None:
+    flow = linear_flow.Flow("f").add(Step("a"))
+    holder = api.load(connection, flow)
+    holder.prepare()
+    with pytest.raises(FlowOwned):
+        api.load(connection, flow, connection.get_flow_details(holder.storage.flow_uuid)).reset()
+    holder.run()
+    assert holder.storage.get_flow_state() == states.SUCCESS
+
+
+def test_a_flow_without_a_store_can_be_resumed_from_its_detail() -> None:
+    log: list[str] = []
+    flow = linear_flow.Flow("f").add(Step("a", log), Step("b", log))
+    loaded = api.load(None, flow)
+    _suspended(loaded)
+    assert log == ["a"]
+    api.load(None, flow, loaded.storage.flow_detail, engine="parallel").run()
+    assert log == ["a", "b"]
+
+
+def test_closing_run_iter_waits_for_running_tasks_and_keeps_their_results(connection: Connection) -> None:
+    class Waits(task.Task):
+        def execute(self) -> str:
+            assert closing.wait(60)
+            return self.name
+
+    closing = threading.Event()
+    flow = unordered_flow.Flow("f").add(Waits("slow", provides="x"), Step("quick"))
+    flow = linear_flow.Flow("both").add(flow, Step("last"))
+    loaded = api.load(connection, flow, engine="parallel", max_workers=2)
+    running = loaded.run_iter()
+    for _state in running:
+        if connection.get_flow_details(loaded.storage.flow_uuid).state == states.RUNNING and any(
+            atom.state == states.SUCCESS for atom in connection.get_atoms_for_flow(loaded.storage.flow_uuid)
+        ):
+            break
+    closing.set()
+    running.close()
+    stored = connection.get_flow_details(loaded.storage.flow_uuid)
+    assert {atom.name: atom.state for atom in stored} == {"slow": states.SUCCESS, "quick": states.SUCCESS}
+    assert stored.state == states.SUSPENDED

@@ -458,3 +458,17 @@ def test_a_result_that_the_store_cannot_hold_is_the_failure_of_its_task() -> Non
     with pytest.raises(ValueTooLarge):
         loaded.run()
     assert store.get_flow_details(loaded.storage.flow_uuid).state == states.REVERTED
+
+
+def test_an_engine_whose_flow_was_deleted_stops(connection: Connection) -> None:
+    calls: Calls = []
+
+    def delete() -> None:
+        (book,) = connection.get_logbooks(lazy=True)
+        connection.destroy_logbook(book.uuid, force=True)
+
+    loaded = api.load(connection, linear_flow.Flow("f").add(step("a", calls, delete), step("b", calls)))
+    with pytest.raises(LeaseLost):
+        loaded.run()
+    assert calls == ["a"]
+    assert connection.find_flows() == []

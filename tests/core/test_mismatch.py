@@ -384,3 +384,10 @@ def test_a_callable_gets_the_mismatch_and_decides(connection: Connection) -> Non
     resume(connection, changed, uuid, on_mismatch=answer(True))
     assert [list(mismatch.changed) for mismatch in asked] == [["b"], ["b"]]
     assert Step.log == ["c"]
+
+
+def test_a_stored_value_that_does_not_equal_itself_is_the_same_value(connection: Connection) -> None:
+    flow = line(Step("a"), Step("b"), Step("c"))
+    uuid = begin(connection, flow, store={"z": float("nan")})
+    resume(connection, flow, uuid, store={"z": float("nan")})
+    assert Step.log == ["c"]
