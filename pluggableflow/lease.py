@@ -71,11 +71,10 @@ class LeaseKeeper:
             wake = self._wake()
             if wake is None:  # the engine was forgotten: let the lease run out
                 return
-            asked = time.monotonic()
+            before = self.request
             try:
-                renewal = self._connection.renew(self.lease, self._lease_seconds)
+                self.renew()
             except LeaseLost:
-                self.lost = True
                 wake()
                 return
             except StorageFailure:
@@ -83,11 +82,26 @@ class LeaseKeeper:
                 if not self.safe:
                     wake()
             else:
-                self._renewed, pause = asked, self._lease_seconds / 3
-                if renewal.request is not None and renewal.request != self.request:
-                    self.request = renewal.request
+                pause = self._lease_seconds / 3
+                if self.request != before:
                     wake()
             del wake
+
+    def renew(self) -> None:
+        """Renew the lease now, from any thread: a busy process may have kept this one's from it.
+
+        :raises LeaseLost: another owner holds the flow
+        :raises StorageFailure: the store did not answer
+        """
+        asked = time.monotonic()
+        try:
+            renewal = self._connection.renew(self.lease, self._lease_seconds)
+        except LeaseLost:
+            self.lost = True
+            raise
+        self._renewed = asked
+        if renewal.request is not None:
+            self.request = renewal.request
 
     def stop(self) -> None:
         """End the renewal; the lease stays as it is."""

@@ -314,7 +314,7 @@ class ActionEngine(Engine):
                 self.storage.acknowledge(request.sequence)
                 self._suspending = True
             if not keeper.safe:
-                return True
+                keeper.renew()
         return self._suspending
 
     def _take(self, machine: Machine, batch: list[Outcome], now: int) -> list[Outcome]:

@@ -18,6 +18,7 @@ import pytest
 from pluggableflow import api, lease, owner, retry, states, task
 from pluggableflow.connection import SUSPEND, Changes, Connection, Lease
 from pluggableflow.connections.memory import MemoryConnection
+from pluggableflow.engine import Engine
 from pluggableflow.exceptions import FlowOwned, LeaseLost, StorageFailure, ValueTooLarge
 from pluggableflow.executors.threads import ThreadsExecutor
 from pluggableflow.patterns import linear_flow, unordered_flow
@@ -472,3 +473,44 @@ def test_an_engine_whose_flow_was_deleted_stops(connection: Connection) -> None:
         loaded.run()
     assert calls == ["a"]
     assert connection.find_flows() == []
+
+
+class Mute(MemoryConnection):
+    """Lets only one thread renew, or none."""
+
+    def __init__(self, allowed: threading.Thread | None) -> None:
+        super().__init__()
+        self.allowed = allowed
+
+    def renew(self, lease: Lease, lease_seconds: float) -> Any:
+        if threading.current_thread() is not self.allowed:
+            raise StorageFailure("the store is mute")
+        return super().renew(lease, lease_seconds)
+
+
+def _outlasting_its_lease(store: Connection, calls: Calls) -> Engine:
+    def wait() -> None:
+        while loaded._keeper.safe:  # type: ignore[attr-defined]
+            pass
+
+    flow = linear_flow.Flow("f").add(step("a", calls, wait), step("b", calls))
+    loaded = api.load(store, flow, lease_seconds=0.2)
+    return loaded
+
+
+def test_an_engine_whose_thread_could_not_renew_renews_itself_before_it_starts_more() -> None:
+    calls: Calls = []
+    loaded = _outlasting_its_lease(Mute(threading.current_thread()), calls)
+    loaded.run()
+    assert calls == ["a", "b"]
+    assert loaded.storage.get_flow_state() == states.SUCCESS
+
+
+def test_an_engine_that_cannot_renew_says_so_and_starts_nothing_more() -> None:
+    calls: Calls = []
+    store = Mute(None)
+    loaded = _outlasting_its_lease(store, calls)
+    with pytest.raises(StorageFailure, match="mute"):
+        loaded.run()
+    assert calls == ["a"]
+    assert store.get_flow_details(loaded.storage.flow_uuid).state == states.RUNNING
