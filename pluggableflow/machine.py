@@ -150,7 +150,7 @@ class Machine:
             return True
         ready = self._ready if self._heap is None else [entry[2] for entry in self._heap]
         return not self.stuck and bool(
-            self.timers or any(self.state[node] in (PENDING, RUNNING) and not self._blocked(node) for node in ready)
+            self.timers or any(self.state[node] == RUNNING or self._may_begin(node) for node in ready)
         )
 
     def next_start(self) -> int | None:
@@ -178,7 +178,8 @@ class Machine:
                 node = heapq.heappop(self._heap)[2]
             state = self.state[node]
             if state == PENDING:
-                if self._undoing and self._blocked(node):
+                # An entry from before the scope was tried again waits for its predecessors anew.
+                if self._waiting[node] > 0 or (self._undoing and self._blocked(node)):
                     continue
                 self.attempt[node] += 1
                 self.state[node] = RUNNING
@@ -193,10 +194,11 @@ class Machine:
         while self._failures or self._questions:
             question = (self._failures or self._questions).popleft()
             if isinstance(question, Decide):
-                if self.state[question.target] == PENDING and not self._blocked(question.target) and not self.stuck:
+                if self._may_begin(question.target) and not self.stuck:
                     return question
             elif isinstance(question, ExecuteRetry):
-                if self.state[question.retry] in (PENDING, RUNNING) and not self._blocked(question.retry):
+                restarted = self.state[question.retry] == RUNNING and not self._blocked(question.retry)
+                if restarted or self._may_begin(question.retry):
                     if self.stuck:
                         continue
                     if self.state[question.retry] == PENDING:
@@ -259,25 +261,30 @@ class Machine:
             ignored.append(ignored[-1] + (is_atom and state[node] == IGNORE))
         reached = []
         for node, kind in enumerate(kinds):
-            waiting[node] = sum(state[each] not in _DONE for each in self._predecessors[node])
-            if waiting[node]:
-                continue
-            if kind == START:
+            # What has begun waits for nothing, also where a gate before it (of a flow without atoms, whose decider
+            # must be asked again) has left no trace: counted down once more, it must not be reached again.
+            waiting[node] = 0
+            if kind == START and begun[self.plan.end_of[node]] > begun[node]:
                 end = self.plan.end_of[node]
-                if begun[end] == begun[node]:
-                    reached.append(node)
-                elif ignored[end] - ignored[node] == sum(kinds[each] > END for each in range(node, end)):
+                if ignored[end] - ignored[node] == sum(kinds[each] > END for each in range(node, end)):
                     state[node] = state[end] = IGNORE
                     first = next(each for each in range(node, end) if kinds[each] > END)
                     self.depth[end] = self.depth.get(first, Depth.ATOM)
                 else:
                     state[node] = SUCCESS
-            elif kind == END:
-                if state[node] == PENDING:
-                    state[node] = SUCCESS
-                    if any(self.depth.get(each) is Depth.ALL for each in self._predecessors[node]):
-                        self.depth[node] = Depth.ALL
-            elif state[node] in (PENDING, RUNNING):
+                continue
+            if state[node] == RUNNING:
+                reached.append(node)
+            if state[node] != PENDING:
+                continue
+            waiting[node] = sum(state[each] not in _DONE for each in self._predecessors[node])
+            if waiting[node]:
+                continue
+            if kind == END or (kind == START and node not in self.plan.deciders and not self._inherited(node)):
+                state[node] = SUCCESS
+                if any(self.depth.get(each) is Depth.ALL for each in self._predecessors[node]):
+                    self.depth[node] = Depth.ALL
+            else:
                 reached.append(node)
         return reached
 
@@ -555,6 +562,9 @@ class Machine:
                 return scope
             scope = self.plan.retry_of[scope]
         return None
+
+    def _may_begin(self, node: int) -> bool:
+        return self.state[node] == PENDING and self._waiting[node] <= 0 and not self._blocked(node)
 
     def _blocked(self, node: int) -> bool:
         return self._undone_scope(node) is not None
