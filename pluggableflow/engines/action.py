@@ -172,6 +172,7 @@ class ActionEngine(Engine):
         for node, kind in enumerate(plan.kinds):
             if kind > END and self.storage.node_detail(node).state != states.PENDING:
                 self.storage.forget(node)
+        self.storage.set_wake_at(None)
         self.storage.set_flow_state(states.PENDING)
 
     def close(self) -> None:
@@ -249,6 +250,7 @@ class ActionEngine(Engine):
                 elif kind > END:
                     machine.attempt[node] = detail.attempt
         machine.begin(restored, flow_state == states.REVERTING, self._now())
+        storage.set_wake_at(None)
         self._set_flow_state(states.REVERTING if machine.reverting_all else states.RUNNING)
         return machine
 

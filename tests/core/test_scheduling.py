@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pluggableflow import api, retry, states, task
-from pluggableflow.connection import Connection
+from pluggableflow.connection import Connection, Lease
 from pluggableflow.engine import Engine
 from pluggableflow.executor import Executor, Work, carry_out
 from pluggableflow.flow import Flow
@@ -356,3 +356,53 @@ def test_a_decider_that_raises_about_an_empty_flow_fails_the_flow_around() -> No
         loaded.run()
     assert loaded.storage.get_flow_state() == states.REVERTED
     assert loaded.storage.get_atom_state("a") == states.REVERTED
+
+
+def _leave_waiting(connection: Connection, delay_seconds: float) -> str:
+    """A flow as a process leaves it that dies while its retry waits; returns its uuid."""
+    loaded = api.load(connection, _delayed(delay_seconds=delay_seconds))
+    released: list[str] = []
+    real = connection.release
+
+    def release(held: Lease) -> None:
+        real(held)
+        released.append(held.flow_uuid)
+        raise KeyboardInterrupt
+
+    connection.release = release  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        loaded.run()
+    connection.release = real  # type: ignore[method-assign]
+    assert connection.get_flow_details(released[0]).wake_at is not None
+    return released[0]
+
+
+def test_a_timer_that_has_passed_is_gone_after_the_next_run(connection: Connection) -> None:
+    uuid = _leave_waiting(connection, 1000)
+    left = connection.get_flow_details(uuid)
+    left.wake_at = 1
+    for atom in left:
+        atom.not_before = atom.not_before and 1
+    connection.update_flow_details(left)
+    run(_delayed(delay_seconds=1000), connection, flow_detail=connection.get_flow_details(uuid))
+    stored = connection.get_flow_details(uuid)
+    assert (stored.state, stored.wake_at) == (states.SUCCESS, None)
+
+
+def test_a_flow_that_is_reset_waits_for_nothing(connection: Connection) -> None:
+    uuid = _leave_waiting(connection, 1000)
+    api.load(connection, _delayed(delay_seconds=1000), connection.get_flow_details(uuid)).reset()
+    stored = connection.get_flow_details(uuid)
+    assert (stored.state, stored.wake_at) == (states.PENDING, None)
+
+
+def test_a_pool_that_takes_no_work_ends_the_run_and_the_next_one_goes_on(connection: Connection) -> None:
+    pool = ThreadPoolExecutor(2)
+    pool.shutdown()
+    flow = unordered_flow.Flow("f").add(Step("a"), Step("b"))
+    loaded = api.load(connection, flow, engine="parallel", executor=pool)
+    with pytest.raises(RuntimeError, match="shutdown"):
+        loaded.run()
+    uuid = loaded.storage.flow_uuid
+    run(flow, connection, flow_detail=connection.get_flow_details(uuid))
+    assert connection.get_flow_details(uuid).state == states.SUCCESS
