@@ -41,10 +41,10 @@ class Atom:
     :ivar revert_accepts: which of the reserved parameters revert takes
     :ivar version: major and minor; a stored atom of another major version is not resumed
     :ivar save_as: provided name to the part of the result it stands for, ``None`` for all of it
-    :cvar priority: among atoms that could start, the highest starts first
+    :ivar priority: among atoms that could start, the highest starts first
     """
 
-    priority: ClassVar[int] = 0
+    priority: int = 0
     default_provides: ClassVar[Any] = None
     #: Parameters of the methods that the engine fills in itself.
     reserved_execute: ClassVar[frozenset[str]] = _NOTHING
