@@ -89,7 +89,8 @@ def replay(path: Path, workers: int, seconds: float, connection: Any) -> str:
     api.run(connection, flow, engine="parallel", max_workers=workers)
     makespan = time.perf_counter() - begun
     ratio, to_greedy = makespan / seconds, makespan / scale / greedy(runtimes, parents, longest, workers)
-    return f"{path.name:45} {len(tasks):5} tasks  bound {seconds:.2f} s  makespan {makespan:.2f} s  ratio {ratio:.3f}  to greedy {to_greedy:.3f}"
+    figures = f"bound {seconds:.2f} s  makespan {makespan:.2f} s  ratio {ratio:.3f}  to greedy {to_greedy:.3f}"
+    return f"{path.name:45} {len(tasks):5} tasks  {figures}"
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ class Work:
 
     :ivar node: index in the plan; comes back with the outcome
     :ivar revert: whether ``revert`` is meant, else ``execute``
+    :ivar report: takes what the task says of its progress, from any thread
     :ivar key: idempotency key ``flow uuid/atom uuid/attempt/execute|revert``
     """
 
@@ -29,6 +30,7 @@ class Work:
     revert: bool
     arguments: dict[str, Any]
     key: str
+    report: Callable[[float], None] | None = None
 
 
 @dataclass(slots=True)
@@ -47,7 +49,7 @@ def carry_out(work: Work) -> Outcome:
     What a hook raises counts as the method's failure, unless that failed already.
     """
     task = work.task
-    task.idempotency_key = work.key
+    task.idempotency_key, task._report = work.key, work.report
     if work.revert:
         before, method, after = task.pre_revert, task.revert, task.post_revert
     else:

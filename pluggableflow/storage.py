@@ -289,6 +289,12 @@ class Storage:
         detail.last_failures[failed_name] = failure
         self._patch(detail, {"results": codec.dumps(detail.results)})
 
+    def keep_progress(self, node: int, progress: float) -> None:
+        """Keep how far a task has come, from 0 to 1."""
+        detail = self.node_detail(node)
+        detail.meta = {**detail.meta, META_PROGRESS: progress}
+        self._patch(detail, {"meta": self.encode(detail.meta)})
+
     def keep_not_before(self, retry: int, not_before: int | None) -> None:
         detail = self.node_detail(retry)
         detail.not_before = not_before

@@ -31,6 +31,7 @@ class Task(Atom):
 
     idempotency_key: str = ""
     _notifier: Notifier | None = None
+    _report: Callable[[float], None] | None = None  # set by the engine while it runs
 
     def __init__(
         self,
@@ -65,13 +66,15 @@ class Task(Atom):
         return self._notifier
 
     def update_progress(self, progress: float) -> None:
-        """Say how far this task has come.
+        """Say how far this task has come. It is stored with the engine's next commit, within about a second.
 
         :param progress: from 0 to 1; values outside are taken as the nearer of the two
         """
         clamped = min(1.0, max(0.0, progress))
         if clamped != progress:
             LOG.warning("progress of %s must be from 0 to 1, not %r", self.name, progress)
+        if self._report is not None:
+            self._report(clamped)
         if self._notifier is not None:
             self._notifier.notify(EVENT_UPDATE_PROGRESS, {"progress": clamped})
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from queue import Empty, SimpleQueue
@@ -34,6 +35,8 @@ from pluggableflow.plan import END, RETRY, Plan
 from pluggableflow.signatures import check, signatures
 from pluggableflow.storage import INJECTOR, META_DEPTH
 
+#: Progress is stored at most so often by commits of its own.
+PROGRESS_SECONDS = 1.0
 _WITHDRAWN = (states.RUNNING, states.PENDING)
 _RESUMABLE = (states.RUNNING, states.REVERTING, states.SUSPENDING, states.SUSPENDED, states.RESUMING)
 
@@ -74,6 +77,8 @@ class ActionEngine(Engine):
         self._outcomes: SimpleQueue[Outcome | None] = SimpleQueue()
         self._clock = (time.time_ns() // 1000, time.monotonic_ns())
         self._flow_news: list[tuple[str, str]] = []
+        self._reports: dict[int, float] = {}
+        self._reported_at = 0.0
         self._starts: list[int] = []  # not handed out yet
         self._leftover: list[Outcome] = []  # for the next commit
         self._signatures: dict[int, str] = {}
@@ -281,6 +286,7 @@ class ActionEngine(Engine):
                 elif not machine.has_questions:
                     break
             self._drain(machine, now)
+            self._keep_reports()
             if machine.reverting_all and storage.get_flow_state() == states.RUNNING:
                 self._set_flow_state(states.REVERTING)
             idle = not machine.running and not batch and outcomes.empty()
@@ -347,6 +353,17 @@ class ActionEngine(Engine):
                 self._drain(machine, now)
         return []
 
+    def _report(self, node: int, progress: float) -> None:
+        """A running task, in whatever thread, says how far it has come; the loop stores it with its next commit."""
+        self._reports[node] = progress
+        if time.monotonic() - self._reported_at > PROGRESS_SECONDS:
+            self._reported_at = time.monotonic()
+            self._wake()
+
+    def _keep_reports(self) -> None:
+        while self._reports:
+            self.storage.keep_progress(*self._reports.popitem())
+
     def _drain(self, machine: Machine, now: int) -> None:
         """Carry the machine's transitions over into the storage."""
         if not machine.changes:
@@ -395,7 +412,7 @@ class ActionEngine(Engine):
                 self._outcomes.put(Outcome(node, revert, None, Failure.from_exception(error)))
                 continue
             key = f"{storage.flow_uuid}/{detail.uuid}/{machine.attempt[node]}/{'revert' if revert else 'execute'}"
-            executor.submit(Work(node, task, revert, arguments, key))  # type: ignore[arg-type]
+            executor.submit(Work(node, task, revert, arguments, key, functools.partial(self._report, node)))  # type: ignore[arg-type]
 
     def _wait(self, machine: Machine) -> list[Outcome]:
         """Every outcome that is there, waiting for the first one if anything runs."""
