@@ -20,7 +20,7 @@ Rules that hold for every method:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -32,6 +32,9 @@ CONTRACT_VERSION = 1
 SUSPEND = "SUSPEND"
 CANCEL = "CANCEL"
 CANCEL_AND_REVERT = "CANCEL_AND_REVERT"
+#: What a number counts in the size of a commit.
+_NUMBER_BYTES = 16
+
 REQUEST_KINDS = (SUSPEND, CANCEL, CANCEL_AND_REVERT)
 
 
@@ -104,11 +107,6 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.flow or self.added or self.changed)
 
-    def size(self) -> int:
-        """Roughly the bytes that a store must take in: the length of all text, 16 per number."""
-        records = [self.flow, *self.added, *self.changed.values()]
-        return sum(len(value) if isinstance(value, str) else 16 for record in records for value in record.values())
-
 
 class Connection(ABC):
     """A store of logbooks, flows and atoms.
@@ -117,7 +115,7 @@ class Connection(ABC):
     :cvar durable: what was committed survives the death of every process that uses the store
     :cvar shared: several processes may use the store at once
     :cvar largest_value_bytes: longest text of one column
-    :cvar largest_commit_bytes: largest :meth:`Changes.size` of one commit
+    :cvar largest_commit_bytes: most text in one commit, numbers counted as 16 bytes each
     """
 
     contract_version: ClassVar[int] = CONTRACT_VERSION
@@ -325,11 +323,15 @@ def pending_request(record: Any) -> Request | None:
 
 def commit_faults(connection: Connection, changes: Changes) -> str | None:
     """Why a connection could not take these changes for their size, or ``None``. Backends ask it in ``commit``."""
-    records: Sequence[Record] = [changes.flow, *changes.added, *changes.changed.values()]
-    for record in records:
+    size, largest = 0, connection.largest_value_bytes
+    for record in (changes.flow, *changes.added, *changes.changed.values()):
         for column, value in record.items():
-            if isinstance(value, str) and len(value) > connection.largest_value_bytes:
-                return f"{column} has {len(value)} bytes, at most {connection.largest_value_bytes} can be stored"
-    if (size := changes.size()) > connection.largest_commit_bytes:
+            if type(value) is str:
+                size += len(value)
+                if len(value) > largest:
+                    return f"{column} has {len(value)} bytes, at most {largest} can be stored"
+            else:
+                size += _NUMBER_BYTES
+    if size > connection.largest_commit_bytes:
         return f"a commit of {size} bytes is larger than the store's {connection.largest_commit_bytes}"
     return None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import threading
@@ -401,13 +402,15 @@ class SQLAlchemyConnection(Connection):
             raise ValueTooLarge(fault)
         # Everything is made ready before the transaction begins, so that it holds the lock for the statements only.
         flow = {**changes.flow, "revision": revision + 1, "updated_at": _now()}
-        fence = self._fence(tuple(flow)), (*flow.values(), lease.flow_uuid, lease.token, revision)
+        fence = _fence(self._tables.flows.name, tuple(flow)), (*flow.values(), lease.flow_uuid, lease.token, revision)
         statements: list[tuple[str, tuple[Any, ...]]] = []
         for record in changes.added:
             values = {**record, "parent_uuid": lease.flow_uuid, "revision": 1}
-            statements.append((self._insert_atom(tuple(values)), tuple(values.values())))
+            statements.append((_insert(self._tables.atoms.name, tuple(values)), tuple(values.values())))
         for uuid, columns in changes.changed.items():
-            statements.append((self._update_atom(tuple(columns)), (*columns.values(), uuid, lease.flow_uuid)))
+            statements.append(
+                (_update_atom(self._tables.atoms.name, tuple(columns)), (*columns.values(), uuid, lease.flow_uuid))
+            )
         self._after_fork()
         with self._hot_lock, self._errors():
             if self._hot is None:
@@ -438,21 +441,6 @@ class SQLAlchemyConnection(Connection):
         cursor.execute("ROLLBACK")
         if found != (lease.token, revision + 1):
             raise LeaseLost(lease.flow_uuid)
-
-    def _fence(self, columns: tuple[str, ...]) -> str:
-        return (
-            f'UPDATE "{self._tables.flows.name}" SET {_assign(columns)} WHERE uuid = ? AND token = ? AND revision = ?'
-        )
-
-    def _insert_atom(self, columns: tuple[str, ...]) -> str:
-        marks = ", ".join("?" * len(columns))
-        return f'INSERT INTO "{self._tables.atoms.name}" ({", ".join(columns)}) VALUES ({marks})'
-
-    def _update_atom(self, columns: tuple[str, ...]) -> str:
-        return (
-            f'UPDATE "{self._tables.atoms.name}" SET {_assign(columns)}, revision = revision + 1'
-            " WHERE uuid = ? AND parent_uuid = ?"
-        )
 
     # -- ownership ------------------------------------------------------------------------------------------------
 
@@ -543,6 +531,21 @@ def _rows(result: Any) -> list[Mapping[str, Any]]:
 
 def _assign(columns: tuple[str, ...]) -> str:
     return ", ".join(f"{column} = ?" for column in columns)
+
+
+@functools.lru_cache(maxsize=1024)  # there are as many as sets of columns that change together
+def _fence(table: str, columns: tuple[str, ...]) -> str:
+    return f'UPDATE "{table}" SET {_assign(columns)} WHERE uuid = ? AND token = ? AND revision = ?'
+
+
+@functools.lru_cache(maxsize=1024)
+def _insert(table: str, columns: tuple[str, ...]) -> str:
+    return f'INSERT INTO "{table}" ({", ".join(columns)}) VALUES ({", ".join("?" * len(columns))})'
+
+
+@functools.lru_cache(maxsize=1024)
+def _update_atom(table: str, columns: tuple[str, ...]) -> str:
+    return f'UPDATE "{table}" SET {_assign(columns)}, revision = revision + 1 WHERE uuid = ? AND parent_uuid = ?'
 
 
 def _refuse_if_leased(row: Mapping[Any, Any]) -> None:

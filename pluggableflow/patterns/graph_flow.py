@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pluggableflow.exceptions import AmbiguousDependency, DefinitionError, DependencyFailure
@@ -24,6 +24,19 @@ from pluggableflow.retry import Retry
 #: Whether it was made by ``link``, the names it was inferred from, decider, depth. A plain tuple of plain things,
 #: so that the garbage collector has nothing to follow.
 LinkData = tuple[bool, tuple[str, ...], Callable[..., Any] | None, Depth | None]
+
+
+class _Journal:
+    """What one ``add`` has changed so far, for taking it back."""
+
+    __slots__ = ("added", "linked", "waiting", "ranks", "ends")
+
+    def __init__(self, ends: tuple[int, int]) -> None:
+        self.added: list[Item] = []
+        self.linked: list[tuple[Item, Item]] = []
+        self.waiting: list[tuple[str, dict[Item, None]]] = []  # as it was before some of it were linked
+        self.ranks: dict[Item, int] = {}  # of items that were moved, before the first move
+        self.ends = ends
 
 
 class Flow(_Flow):
@@ -63,10 +76,6 @@ class Flow(_Flow):
             self._after.setdefault(item, []).append(later)
         before[item] = data
 
-    def _drop_link(self, item: Item, later: Item) -> None:
-        del self._before[later][item]
-        self._after[item].remove(later)
-
     # -- adding ---------------------------------------------------------------------------------------------------
 
     def add(self, *items: Item, resolve_requires: bool = True, resolve_existing: bool = True) -> Flow:
@@ -77,22 +86,18 @@ class Flow(_Flow):
         :raises AmbiguousDependency: an input has several providers
         :raises DependencyFailure: there would be a cycle, or the flow's retry would need what an item provides
         """
-        added: list[Item] = []
-        linked: list[tuple[Item, Item, str]] = []
+        journal = _Journal((self._first_rank, self._last_rank))
         try:
             for item in items:
                 check_item(self, item)
                 if item not in self._rank:
-                    added.append(item)
-                    self._insert(item, resolve_requires, resolve_existing, linked)
+                    self._insert(item, resolve_requires, resolve_existing, journal)
         except DefinitionError:
-            self._undo(added, linked)
+            self._undo(journal)
             raise
         return self
 
-    def _insert(
-        self, item: Item, resolve_requires: bool, resolve_existing: bool, linked: list[tuple[Item, Item, str]]
-    ) -> None:
+    def _insert(self, item: Item, resolve_requires: bool, resolve_existing: bool, journal: _Journal) -> None:
         needs, offers = needs_and_offers(item)
         retry_offers = self.retry.provides if self.retry is not None else frozenset()
         sources: list[tuple[Item, str]] = []
@@ -117,9 +122,12 @@ class Flow(_Flow):
                     f"flow {self.name!r}: its retry {self.retry.name!r} requires {name!r}, which {item.name!r} inside"
                     " it provides"
                 )
-            if resolve_existing and name in self._waiting:
-                targets += [(each, name) for each in self._waiting[name]]
+            waiting = self._waiting.get(name) if resolve_existing else None
+            if waiting:
+                journal.waiting.append((name, dict(waiting)))
+                targets += [(each, name) for each in waiting]
         # The place in the order: last if it only has predecessors, first if it only has successors.
+        journal.added.append(item)
         self._before[item] = {}
         if targets and not sources:
             self._first_rank -= 1
@@ -132,44 +140,39 @@ class Flow(_Flow):
         for name in unlinked:
             self._waiting.setdefault(name, {})[item] = None
         for source, name in sources:
-            self._connect(source, item, name, linked)
+            self._connect(source, item, name, journal)
         for target, name in targets:
-            self._connect(item, target, name, linked)
+            self._connect(item, target, name, journal)
 
-    def _connect(self, item: Item, later: Item, reason: str, linked: list[tuple[Item, Item, str]]) -> None:
-        self._order(item, later)
+    def _connect(self, item: Item, later: Item, reason: str, journal: _Journal) -> None:
+        self._order(item, later, journal.ranks)
         data = self._before[later].get(item)
         if data is None:
             self._put_link(item, later, (False, (reason,), None, None))
+            journal.linked.append((item, later))
         else:
             self._put_link(item, later, (data[0], (*data[1], reason), *data[2:]))
-        linked.append((item, later, reason))
         waiting = self._waiting.get(reason)
         if waiting is not None:
             waiting.pop(later, None)
 
-    def _undo(self, added: Iterable[Item], linked: list[tuple[Item, Item, str]]) -> None:
-        gone = set(map(id, added))
-        for item, later, reason in reversed(linked):
-            manual, reasons, decider, depth = self._before[later][item]
-            reasons = tuple(each for each in reasons if each != reason)
-            if reasons or manual:
-                self._put_link(item, later, (manual, reasons, decider, depth))
-            else:
-                self._drop_link(item, later)
-            if id(later) not in gone:
-                self._waiting.setdefault(reason, {})[later] = None
-        for item in added:
-            if item not in self._rank:
-                continue
+    def _undo(self, journal: _Journal) -> None:
+        for item, later in reversed(journal.linked):  # each has an end that was added, so all of the link goes
+            del self._before[later][item]
+            self._after[item].pop()
+            if not self._after[item]:
+                del self._after[item]
+        for name, waiting in reversed(journal.waiting):
+            self._waiting[name] = waiting
+        self._rank.update(journal.ranks)
+        self._first_rank, self._last_rank = journal.ends
+        for item in reversed(journal.added):
             needs, offers = needs_and_offers(item)
             for name in offers:
-                if item in self._providers.get(name, ()):
-                    self._providers[name].remove(item)
+                self._providers[name].pop()
             for name in needs:
                 self._waiting.get(name, {}).pop(item, None)
             del self._rank[item], self._before[item]
-            self._after.pop(item, None)
 
     # -- linking --------------------------------------------------------------------------------------------------
 
@@ -191,7 +194,7 @@ class Flow(_Flow):
         if decider is None and decider_depth is not None:
             raise DefinitionError(f"flow {self.name!r}: a depth says nothing without a decider")
         depth = None if decider is None else Depth.translate(decider_depth or Depth.ALL)
-        self._order(u, v)
+        self._order(u, v, {})
         _manual, reasons, *known = self._before[v].get(u) or (False, (), None, None)
         self._put_link(u, v, (True, reasons, *((decider, depth) if decider is not None else known)))
         for name in needs_and_offers(u)[1]:
@@ -199,11 +202,12 @@ class Flow(_Flow):
                 self._waiting[name].pop(v, None)
         return self
 
-    def _order(self, item: Item, later: Item) -> None:
+    def _order(self, item: Item, later: Item, moved: dict[Item, int]) -> None:
         """Make room for a link by reordering the region between the two.
 
         After Pearce and Kelly, "A dynamic topological sort algorithm for directed acyclic graphs" (2006).
 
+        :param moved: is given the ranks that items had before they were moved for the first time
         :raises DependencyFailure: ``item`` comes after ``later``; nothing was changed
         """
         rank = self._rank
@@ -234,6 +238,7 @@ class Flow(_Flow):
         backward = sorted(seen, key=rank.__getitem__)
         places = sorted(rank[each] for each in (*backward, *forward))
         for each, place in zip((*backward, *forward), places, strict=True):
+            moved.setdefault(each, rank[each])
             rank[each] = place
 
     def _refuse_cycle(self, item: Item, came_from: dict[Item, Item | None]) -> None:
