@@ -26,6 +26,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+#: Largest size at which a peer is measured, by store: it takes too long beyond.
+PEER_LIMITS = {"none": 1000, "sqlite": 100}
 PATTERNS = ("linear", "unordered", "graph", "revert")
 
 
@@ -148,7 +150,7 @@ def _measure_taskflow(case: dict[str, Any]) -> dict[str, Any]:
         backend = None
         if case["store"] == "sqlite":
             backend = backends.fetch({"connection": f"sqlite:///{folder}/taskflow.db"})
-            with backend.get_connection() as connection:
+            with contextlib.closing(backend.get_connection()) as connection:
                 connection.upgrade()
         begun = time.perf_counter()
         flow = make(_taskflow(), case["pattern"], count)
@@ -181,7 +183,7 @@ def main() -> None:
     parser.add_argument("--patterns", default=",".join(PATTERNS))
     parser.add_argument("--engine", default="serial", choices=("serial", "parallel"))
     parser.add_argument("--durable-limit", type=int, default=10000, help="largest size with a store")
-    parser.add_argument("--peers", action="store_true", help="also TaskFlow, up to 1000 tasks, where installed")
+    parser.add_argument("--peers", action="store_true", help="also TaskFlow, at small sizes, where installed")
     parser.add_argument("--no-gc", action="store_true", help="with the garbage collector off")
     parser.add_argument("--memory", action="store_true", help="trace memory instead of time")
     parser.add_argument("--json", action="store_true")
@@ -199,7 +201,7 @@ def main() -> None:
                     "gc": not options.no_gc, "memory": options.memory,
                 }  # fmt: skip
                 series.append(_report(_in_own_process(case), options.json))
-                if options.peers and count <= 1000 and store != "memory":
+                if options.peers and count <= PEER_LIMITS.get(store, 0):
                     rows.append(_report(_in_own_process({**case, "peer": "taskflow"}), options.json))
             rows += series
             large = [row for row in series if row["count"] >= 1000]

@@ -66,8 +66,10 @@ class Atom:
     ) -> None:
         self.name = check_name(name)
         self.inject: Mapping[str, Any] = inject or {}
-        self.save_as = save_as(self.default_provides if provides is None else provides, name)
         try:
+            if not isinstance(self.inject, Mapping):
+                raise DefinitionError(f"inject must be a dict, not {inject!r}")
+            self.save_as = save_as(self.default_provides if provides is None else provides)
             execute, revert = self._signature_of("execute"), self._signature_of("revert")
             reserved = self.reserved_execute, self.reserved_revert
             if requires or rebind or ignore_list or revert_requires or revert_rebind:
@@ -76,11 +78,11 @@ class Atom:
                     revert,
                     *reserved,
                     auto_extract,
-                    _names(requires),
-                    _pairs(rebind),
-                    _names(ignore_list),
-                    _names(revert_requires),
-                    _pairs(revert_rebind),
+                    _names("requires", requires),
+                    _pairs("rebind", rebind),
+                    _names("ignore_list", ignore_list),
+                    _names("revert_requires", revert_requires),
+                    _pairs("revert_rebind", revert_rebind),
                 )
             else:
                 needs = _inferred_needs(execute, revert, *reserved, auto_extract)
@@ -164,21 +166,34 @@ def idle(method: _Method) -> _Method:
     return method
 
 
-@lru_cache(maxsize=4096)
 def signature_of(function: Callable[..., Any], is_method: bool) -> Signature:
-    """What can be passed to a function by name."""
-    parameters = list(inspect.signature(function).parameters.values())
+    """What can be passed to a function by name.
+
+    :raises DefinitionError: it has no signature, or takes what cannot be passed by name
+    """
+    cached = getattr(type(function), "__hash__", None) is not None
+    return (_cached_signature if cached else _read_signature)(function, is_method)
+
+
+def _read_signature(function: Callable[..., Any], is_method: bool) -> Signature:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:
+        raise DefinitionError(f"{function!r} has no signature to take inputs from; wrap it in a function") from None
     if is_method:
         parameters = parameters[1:]
     named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     if any(each.kind is each.POSITIONAL_ONLY for each in parameters):
-        raise DefinitionError(f"{function.__qualname__} has positional-only parameters; inputs are passed by name")
+        name = getattr(function, "__qualname__", repr(function))
+        raise DefinitionError(f"{name} has positional-only parameters; inputs are passed by name")
     return Signature(
         tuple(each.name for each in named if each.default is each.empty),
         tuple(each.name for each in named),
         any(each.kind is each.VAR_KEYWORD for each in parameters),
     )
 
+
+_cached_signature = lru_cache(maxsize=4096)(_read_signature)
 
 #: Inputs of execute, inputs of revert, reserved parameters that revert takes.
 _Needs = tuple[tuple[Input, ...], tuple[Input, ...], frozenset[str]]
@@ -261,18 +276,23 @@ def inputs_of(
     return tuple(inputs)
 
 
-def _names(names: Names) -> tuple[str, ...]:
+def _names(argument: str, names: Names) -> tuple[str, ...]:
     if not names:
         return ()
-    return (names,) if isinstance(names, str) else tuple(names)
+    found = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Iterable) else (names,)
+    if not all([isinstance(each, str) for each in found]):
+        raise DefinitionError(f"{argument} must be a name or several, not {names!r}")
+    return found
 
 
-def _pairs(rebind: Any) -> Rebind:
+def _pairs(argument: str, rebind: Any) -> Rebind:
     if not rebind:
         return None
     if isinstance(rebind, (list, tuple, Mapping)):
-        return rebind
-    raise DefinitionError(f"rebind must be a dict, a list or a tuple, not {rebind!r}")
+        both = [*rebind, *rebind.values()] if isinstance(rebind, Mapping) else rebind
+        if all([isinstance(each, str) for each in both]):
+            return rebind
+    raise DefinitionError(f"{argument} must be a dict, a list or a tuple of names, not {rebind!r}")
 
 
 def check_name(name: Any) -> str:
@@ -291,7 +311,7 @@ def _has_surrogate(name: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def save_as(provides: Any, atom_name: str) -> dict[str, Any]:
+def save_as(provides: Any) -> dict[str, Any]:
     """Provided name to the part of the result that it stands for.
 
     :raises DefinitionError: ``provides`` is none of the shapes that it may have
@@ -299,12 +319,19 @@ def save_as(provides: Any, atom_name: str) -> dict[str, Any]:
     if provides is None:
         return _NOTHING_SAVED
     if isinstance(provides, str):
-        return {check_name(provides): None}
+        return {_provided(provides): None}
     if isinstance(provides, (list, tuple)):
-        return {check_name(name): index for index, name in enumerate(provides)}
+        return {_provided(name): index for index, name in enumerate(provides)}
     if isinstance(provides, (set, frozenset)):
-        return {check_name(name): name for name in sorted(provides)}
-    raise DefinitionError(f"{atom_name!r}: provides must be a string, list, tuple or set, not {provides!r}")
+        return {name: name for name in sorted(map(_provided, provides))}
+    raise DefinitionError(f"provides must be a string, list, tuple or set, not {provides!r}")
+
+
+def _provided(name: Any) -> str:
+    try:
+        return check_name(name)
+    except DefinitionError as error:
+        raise DefinitionError(f"provides: {error}") from None
 
 
 _NOTHING_SAVED: dict[str, Any] = {}

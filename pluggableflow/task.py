@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy as _copy
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -126,6 +127,19 @@ class FunctorTask(Task):
         return self._revert(*args, **kwargs) if self._revert is not None else None
 
 
+def _takes(function: Callable[..., Any], arity: int) -> bool:
+    """Whether so many arguments can be passed by position, as far as that can be told."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a builtin, which may well take them
+        return True
+    try:
+        signature.bind(*[None] * arity)
+    except TypeError:
+        return False
+    return True
+
+
 class _FoldTask(Task):
     """Feeds its inputs, in the order of ``requires``, to a function."""
 
@@ -140,16 +154,16 @@ class _FoldTask(Task):
         inject: Mapping[str, Any] | None = None,
         arity: int = 1,
     ) -> None:
-        kind = type(self).__name__
+        name = _function_name(functor) if name is None else name
+        kind = f"{type(self).__name__} {name!r}"
         if not callable(functor):
             raise DefinitionError(f"{kind} needs a function, not {functor!r}")
-        if len(signature_of(functor, False).required) > arity:
-            raise DefinitionError(f"{kind} needs a function of {arity} argument(s), {functor!r} takes more")
+        if not _takes(functor, arity):
+            raise DefinitionError(f"{kind} needs a function of {arity} argument(s), which {functor!r} is not")
         self._order = [requires] if isinstance(requires, str) else list(requires or ())
         if len(self._order) < arity:
-            raise DefinitionError(f"{kind} needs at least {arity} input(s)")
+            raise DefinitionError(f"{kind} needs at least {arity} input(s) in requires")
         self._functor = functor
-        name = _function_name(functor) if name is None else name
         super().__init__(name, provides, self._order, auto_extract, rebind, inject)
 
 

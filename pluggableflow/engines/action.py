@@ -129,10 +129,10 @@ class ActionEngine(Engine):
                 storage.inject_atom_args(atom.name, atom.inject, transient=self.options["inject_transient"])
         self._take_store()
         self._signatures = signatures(plan, storage.given) if self.connection is not None else {}
-        if storage.flow_detail.state != states.PENDING:
-            self._check_mismatch(plan)
-        if storage.get_flow_state() == states.REVERTED:
+        if storage.get_flow_state() == states.REVERTED:  # it begins anew, so whatever has changed is welcome
             self._reset_atoms(plan)
+        elif storage.get_flow_state() != states.PENDING:
+            self._check_mismatch(plan)
 
     def _take_store(self) -> None:
         """Add the initial arguments; a value that differs from the stored one is a mismatch."""

@@ -391,3 +391,18 @@ def test_a_stored_value_that_does_not_equal_itself_is_the_same_value(connection:
     uuid = begin(connection, flow, store={"z": float("nan")})
     resume(connection, flow, uuid, store={"z": float("nan")})
     assert Step.log == ["c"]
+
+
+def test_a_reverted_flow_begins_anew_with_whatever_it_has_become(connection: Connection, log: list[str]) -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    detail = api.create_flow_detail(line(Step("a"), Step("b")), connection=connection)
+    with pytest.raises(ValueError, match="no"):
+        api.run(connection, line(Step("a", provides="x"), Step("b", fail, requires=["x"])), detail)
+    stored = connection.get_flow_details(detail.uuid)
+    assert stored.state == states.REVERTED
+    del log[:]
+    api.run(connection, line(Step("new"), Step("b", provides="y"), Step("a", requires=["y"])), stored)
+    assert log == ["new", "b", "a"]
+    assert connection.get_flow_details(detail.uuid).state == states.SUCCESS
