@@ -280,7 +280,7 @@ def _names(argument: str, names: Names) -> tuple[str, ...]:
     if not names:
         return ()
     found = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Iterable) else (names,)
-    if not all([isinstance(each, str) for each in found]):
+    if not all(isinstance(each, str) for each in found):
         raise DefinitionError(f"{argument} must be a name or several, not {names!r}")
     return found
 
@@ -290,7 +290,7 @@ def _pairs(argument: str, rebind: Any) -> Rebind:
         return None
     if isinstance(rebind, (list, tuple, Mapping)):
         both = [*rebind, *rebind.values()] if isinstance(rebind, Mapping) else rebind
-        if all([isinstance(each, str) for each in both]):
+        if all(isinstance(each, str) for each in both):
             return rebind
     raise DefinitionError(f"{argument} must be a dict, a list or a tuple of names, not {rebind!r}")
 
