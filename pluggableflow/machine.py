@@ -266,9 +266,11 @@ class Machine:
             waiting[node] = 0
             if kind == START and begun[self.plan.end_of[node]] > begun[node]:
                 end = self.plan.end_of[node]
-                if ignored[end] - ignored[node] == sum(kinds[each] > END for each in range(node, end)):
+                first = next(each for each in range(node, end) if kinds[each] > END)
+                # Its first atom can be ignored alone only by a decider behind a flow without atoms.
+                alone = any(each in self.plan.deciders for each in range(node + 1, first + 1))
+                if begun[end] - begun[node] == ignored[end] - ignored[node] and state[first] == IGNORE and not alone:
                     state[node] = state[end] = IGNORE
-                    first = next(each for each in range(node, end) if kinds[each] > END)
                     self.depth[end] = self.depth.get(first, Depth.ATOM)
                 else:
                     state[node] = SUCCESS
