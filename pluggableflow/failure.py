@@ -187,6 +187,14 @@ class Failure:
             setattr(new, name, getattr(self, name))
         return new
 
+    def without_traceback(self) -> Failure:
+        """A copy whose text, and that of its causes, leaves the tracebacks out: what a long history keeps."""
+        brief = self.copy()
+        brief._traceback, brief._causes = "", tuple(cause.copy() for cause in self.causes)
+        for cause in brief._causes:
+            cause._traceback = ""
+        return brief
+
     def __copy__(self) -> Failure:
         return self.copy()
 

@@ -283,10 +283,10 @@ class Storage:
         )
 
     def keep_retry_failure(self, retry: int, failed_name: str, failure: Failure) -> None:
-        """Add a failure to the latest attempt in a retry's history."""
+        """Add a failure to the latest attempt in a retry's history, without tracebacks: the atom keeps those."""
         detail = self.node_detail(retry)
         assert isinstance(detail, RetryDetail)
-        detail.last_failures[failed_name] = failure
+        detail.last_failures[failed_name] = failure.without_traceback()
         self._patch(detail, {"results": codec.dumps(detail.results)})
 
     def keep_progress(self, node: int, progress: float) -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pluggableflow import api, states, task
+import pytest
+
+from pluggableflow import api, retry, states, task
 from pluggableflow.connections.memory import MemoryConnection
 from pluggableflow.flow import Flow
 from pluggableflow.patterns import graph_flow, linear_flow
@@ -41,3 +43,32 @@ def test_a_flow_whose_only_task_was_ignored_still_votes_after_a_resumption() -> 
     assert votes == ["yes"]
     found = resumed.storage.get_atoms_states(["only", "slow", "last"])
     assert [found[name][0] for name in ("only", "slow", "last")] == [states.IGNORE, states.SUCCESS, states.SUCCESS]
+
+
+def test_a_retry_history_keeps_failures_without_their_tracebacks() -> None:
+    class Fails(task.Task):
+        def execute(self) -> None:
+            try:
+                raise KeyError("cause")
+            except KeyError as error:
+                raise ValueError("broken") from error
+
+    flow = linear_flow.Flow("flow", retry=retry.Times(3, name="times")).add(Fails("fails"))
+    connection = MemoryConnection()
+    detail = api.create_flow_detail(flow, connection=connection)
+    engine = api.load(connection, flow, detail)
+    histories: list[Any] = []
+
+    def keep(_state: str, details: dict[str, Any]) -> None:
+        histories.append(connection.get_flow_details(detail.uuid))
+
+    engine.atom_notifier.register(states.FAILURE, keep)
+    with pytest.raises(ValueError, match="broken"):
+        engine.run()
+    stored = {atom.name: atom for atom in histories[-1]}
+    assert len(stored["times"].results) == 3
+    for _value, failures in stored["times"].results:
+        assert failures["fails"].traceback_str == ""
+        assert [cause.traceback_str for cause in failures["fails"].causes] == [""]
+        assert failures["fails"].causes[0].check(KeyError)
+    assert "raise ValueError" in stored["fails"].failure.traceback_str
