@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import random
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from pluggableflow.atom import Atom, Input, Names, Rebind, idle, inputs_of, signature_of
 from pluggableflow.exceptions import DefinitionError, NotFound
 from pluggableflow.failure import Failure
+
+_LONGEST_WAIT = 1e9
 
 
 class Decision(str, enum.Enum):
@@ -63,6 +66,13 @@ class History:
         return bool(include_retry and self.failure is not None and self.failure.check(kind))
 
 
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 class Retry(Atom):
     """Controls a flow: runs before it, provides values to it, and decides when something in it has failed.
 
@@ -92,11 +102,14 @@ class Retry(Atom):
     ) -> None:
         name = type(self).__qualname__ if name is None else name
         super().__init__(name, provides, requires, auto_extract, rebind)
-        if delay_seconds < 0 or factor <= 0 or not 0 <= jitter <= 1 or (maximum_seconds or 0) < 0:
-            raise DefinitionError(
-                f"retry {name!r}: delay_seconds and maximum_seconds must not be negative, factor must be more than 0,"
-                " and jitter from 0 to 1"
-            )
+        for argument, value, demand, most in (
+            ("delay_seconds", delay_seconds, "of at least 0", math.inf),
+            ("factor", factor, "of more than 0", math.inf),
+            ("jitter", jitter, "from 0 to 1", 1),
+            ("maximum_seconds", 0 if maximum_seconds is None else maximum_seconds, "of at least 0", math.inf),
+        ):
+            if not (_is_finite(value) and 0 <= value <= most and (value or argument != "factor")):
+                raise DefinitionError(f"retry {name!r}: {argument} must be a finite number {demand}, not {value!r}")
         self._delay = (delay_seconds, factor, jitter, maximum_seconds)
         takes = signature_of(type(self).on_failure, True).all
         self._on_failure_inputs: tuple[Input, ...] = inputs_of(
@@ -142,7 +155,7 @@ class Retry(Atom):
             wait = delay * factor ** max(0, len(history) - 1)
         except OverflowError:
             wait = float("inf")
-        wait = min(wait, 1e9 if maximum is None else maximum)
+        wait = min(wait, _LONGEST_WAIT if maximum is None else min(maximum, _LONGEST_WAIT))
         return wait * (1 - jitter * random.random())
 
 
@@ -198,7 +211,7 @@ class Times(_Bounded):
         **delay: Any,
     ) -> None:
         super().__init__(name, provides, requires, auto_extract, rebind, revert_all, **delay)
-        if not isinstance(attempts, int) or attempts < 1:
+        if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:
             raise DefinitionError(f"retry {self.name!r}: attempts must be a positive integer, not {attempts!r}")
         self._attempts = attempts
 
@@ -214,10 +227,11 @@ class _ForEach(_Bounded):
 
     def _left(self, values: Iterable[Any], history: History) -> list[Any]:
         left = list(values)
+        count = max(0, len(left) - len(history))
         for tried in history.provided_iter():
             if tried in left:
                 left.remove(tried)
-        return left
+        return left[len(left) - count :]  # one that equals none of the values, such as NaN, counts as well
 
     def _next(self, values: Iterable[Any], history: History) -> Any:
         left = self._left(values, history)
