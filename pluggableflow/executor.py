@@ -21,7 +21,7 @@ class Work:
 
     :ivar node: index in the plan; comes back with the outcome
     :ivar revert: whether ``revert`` is meant, else ``execute``
-    :ivar report: takes what the task says of its progress, from any thread
+    :ivar report: takes the node and what its task says of its progress, from any thread
     :ivar key: idempotency key ``flow uuid/atom uuid/attempt/execute|revert``
     """
 
@@ -30,7 +30,7 @@ class Work:
     revert: bool
     arguments: dict[str, Any]
     key: str
-    report: Callable[[float], None] | None = None
+    report: Callable[[int, float], None] | None = None
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ def carry_out(work: Work) -> Outcome:
     What a hook raises counts as the method's failure, unless that failed already.
     """
     task = work.task
-    task.idempotency_key, task._report = work.key, work.report
+    task.idempotency_key, task._report, task._node = work.key, work.report, work.node
     if work.revert:
         before, method, after = task.pre_revert, task.revert, task.post_revert
     else:

@@ -32,7 +32,8 @@ class Task(Atom):
 
     idempotency_key: str = ""
     _notifier: Notifier | None = None
-    _report: Callable[[float], None] | None = None  # set by the engine while it runs
+    _report: Callable[[int, float], None] | None = None  # set by the executor, with the node to report for
+    _node: int = -1
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class Task(Atom):
         if clamped != progress:
             LOG.warning("progress of %s must be from 0 to 1, not %r", self.name, progress)
         if self._report is not None:
-            self._report(clamped)
+            self._report(self._node, clamped)
         if self._notifier is not None:
             self._notifier.notify(EVENT_UPDATE_PROGRESS, {"progress": clamped})
 

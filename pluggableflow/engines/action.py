@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections.abc import Iterator, Mapping
 from queue import Empty, SimpleQueue
@@ -412,7 +411,7 @@ class ActionEngine(Engine):
                 self._outcomes.put(Outcome(node, revert, None, Failure.from_exception(error)))
                 continue
             key = f"{storage.flow_uuid}/{detail.uuid}/{machine.attempt[node]}/{'revert' if revert else 'execute'}"
-            executor.submit(Work(node, task, revert, arguments, key, functools.partial(self._report, node)))  # type: ignore[arg-type]
+            executor.submit(Work(node, task, revert, arguments, key, self._report))  # type: ignore[arg-type]
 
     def _wait(self, machine: Machine) -> list[Outcome]:
         """Every outcome that is there, waiting for the first one if anything runs."""
