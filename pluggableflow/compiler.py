@@ -74,7 +74,6 @@ class _Compiler:
         self.shared: dict[str, list[tuple[int, Any]]] = {}  # names that several provide
         self.index: dict[str, int] = {}
         self.places: dict[str, Places] = {}
-        self.seen: dict[int, str] = {}
         self.retries: list[int] = [-1]
         self.frames: list[_Frame] = []
         self.summaries: dict[int, tuple[frozenset[str], frozenset[str], frozenset[str]]] = {}

@@ -235,6 +235,19 @@ def test_what_nested_flows_have_come_to_need_since_they_were_added_is_linked() -
     assert plan.index["a"] < plan.index["b"]
 
 
+def test_what_the_retry_of_a_graph_provides_is_not_taken_from_a_nested_flow() -> None:
+    provider, consumer = Linear("provider").add(step("a", "", "x")), Linear("consumer").add(step("b", "x"))
+    plan = compile(Graph("graph", retry=again("r", provides="x")).add(consumer, provider))
+    assert sources(plan, "b") == ["r"]
+    assert plan.predecessors[plan.flow_of[plan.index["b"]]] == (plan.index["r"],)
+
+
+def test_the_end_of_a_graph_comes_after_those_alone_that_nothing_comes_after() -> None:
+    plan = compile(Graph("graph").add(step("a", "", "x"), step("b", "x", "y"), step("c", "x"), step("d", "y")))
+    assert sorted(plan.names[node] for node in plan.predecessors[plan.end_of[0]]) == ["c", "d"]
+    assert plan.predecessors[plan.index["a"]] == (0,)
+
+
 def test_a_value_is_a_part_of_what_its_provider_returns() -> None:
     parts = task.FunctorTask(lambda: None, name="a", provides=("x", "y"))
     keys = task.FunctorTask(lambda: None, name="b", provides={"k"})
@@ -443,3 +456,7 @@ def test_what_a_retry_needs_to_decide_is_missing_too() -> None:
     assert missing(flow) == [("r", "limit", "limit", ("limiter",))]
     assert missing(flow, "limit") == []
     assert missing(Linear("outer").add(step("before", "", "limit"), Linear("flow", retry=Asks("s")))) == []
+    graph = Graph("graph")
+    graph.add(step("before", "", "limit"), Linear("flow", retry=Asks("t")))
+    graph.link(*graph)
+    assert missing(graph) == []

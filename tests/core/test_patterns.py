@@ -331,6 +331,15 @@ def test_items_that_had_been_linked_by_a_refused_add_are_linked_again_in_the_sam
 
 
 @GRAPHS
+def test_a_refused_add_in_which_two_provided_the_same_leaves_none_linked(pattern: Any) -> None:
+    flow = pattern("flow").add(step("a", "x"), step("b", "x"))
+    with pytest.raises(DefinitionError):
+        flow.add(step("p", "", "x"), step("q", "x"), step("r", "", "x"), None, resolve_requires=False)
+    flow.add(step("s", "", "x"))
+    assert links(flow) == [("s", "a"), ("s", "b")]
+
+
+@GRAPHS
 def test_a_manual_link_survives_a_refused_add(pattern: Any) -> None:
     a, b = step("a", "", "x"), step("b", "y")
     flow = pattern("flow").add(b, a)
