@@ -108,11 +108,11 @@ class _Compiler:
     def _is_tree(self) -> bool:
         """Whether every flow and task stands in one place; if not, walking on could have no end."""
         seen: dict[int, str] = {id(self.top): ""}
-        stack: list[tuple[Flow, tuple[int, ...]]] = [(self.top, ())]
+        stack = [self.top]
         above: dict[int, Flow] = {}
         fine = True
         while stack:
-            flow, _path = stack.pop()
+            flow = stack.pop()
             for item in (flow.retry, *flow) if flow.retry is not None else flow:
                 if id(item) in seen:
                     fine = False
@@ -121,7 +121,7 @@ class _Compiler:
                 seen[id(item)] = flow.name
                 if isinstance(item, Flow):
                     above[id(item)] = flow
-                    stack.append((item, ()))
+                    stack.append(item)
         return fine
 
     @staticmethod

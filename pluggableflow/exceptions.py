@@ -116,10 +116,6 @@ class FlowMismatch(PluggableFlowError, ValueError):
         )
 
 
-class IncompatibleVersion(PluggableFlowError, ValueError):
-    """Stored data or a plugin follows a version that this release does not know."""
-
-
 class InvalidState(PluggableFlowError, RuntimeError):
     """A call or a transition that the present state does not allow."""
 

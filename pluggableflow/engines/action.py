@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -82,8 +83,9 @@ class ActionEngine(Engine):
         self._leftover: list[Outcome] = []  # for the next commit
         self._signatures: dict[int, str] = {}
 
+    @abstractmethod
     def _make_executor(self) -> Executor:
-        raise NotImplementedError
+        """The executor of one run; it is started and stopped with it."""
 
     def _prefetch(self) -> int:
         return 0
