@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers for the whole run, each started when the first test asks for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import servers
+
+
+def served(variable: str, start: Callable[[Any], Any]) -> Any:
+    """A session's fixture that gives the URL of a server."""
+
+    @pytest.fixture(scope="session")
+    def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+        given = os.environ.get(f"PLUGGABLEFLOW_TEST_{variable}_URL")
+        if given is not None:
+            yield given
+            return
+        server = start_or_skip(lambda: start(tmp_path_factory.mktemp(variable.lower())))
+        yield server.url
+        server.stop()
+
+    return url
+
+
+def start_or_skip(start: Callable[[], Any]) -> Any:
+    """Start a server; where it is not installed, skip the test, or fail with ``PLUGGABLEFLOW_REQUIRE_SERVERS=1``."""
+    try:
+        return start()
+    except servers.ServerMissing as missing:
+        if os.environ.get("PLUGGABLEFLOW_REQUIRE_SERVERS") == "1":
+            raise
+        pytest.skip(str(missing))
+
+
+postgresql_url = served("POSTGRESQL", lambda folder: servers.PostgreSQLServer(folder, durable=False))
+mariadb_url = served("MARIADB", lambda folder: servers.MariaDBServer(folder, durable=False))
+mongodb_url = served("MONGODB", servers.MongoDBServer)
+mongodb_replica_set_url = served("MONGODB_REPLICA_SET", lambda folder: servers.MongoDBServer(folder, replica_set=True))
+redis_url = served("REDIS", servers.RedisServer)
+redis_aof_url = served("REDIS_AOF", lambda folder: servers.RedisServer(folder, aof=True))
+redis_cluster_url = served("REDIS_CLUSTER", servers.RedisCluster)
