@@ -78,10 +78,10 @@ class Atom:
                     revert,
                     *reserved,
                     auto_extract,
-                    _names("requires", requires),
+                    names_of("requires", requires),
                     _pairs("rebind", rebind),
-                    _names("ignore_list", ignore_list),
-                    _names("revert_requires", revert_requires),
+                    names_of("ignore_list", ignore_list),
+                    names_of("revert_requires", revert_requires),
                     _pairs("revert_rebind", revert_rebind),
                 )
             else:
@@ -276,7 +276,11 @@ def inputs_of(
     return tuple(inputs)
 
 
-def _names(argument: str, names: Names) -> tuple[str, ...]:
+def names_of(argument: str, names: Names) -> tuple[str, ...]:
+    """The names that were given for an argument, in their order.
+
+    :raises DefinitionError: they are no names
+    """
     if not names:
         return ()
     found = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Iterable) else (names,)
@@ -321,7 +325,11 @@ def save_as(provides: Any) -> dict[str, Any]:
     if isinstance(provides, str):
         return {_provided(provides): None}
     if isinstance(provides, (list, tuple)):
-        return {_provided(name): index for index, name in enumerate(provides)}
+        parts = {_provided(name): index for index, name in enumerate(provides)}
+        if len(parts) < len(provides):
+            twice = next(name for index, name in enumerate(provides) if parts[name] != index)
+            raise DefinitionError(f"provides has {twice!r} twice; each part of the result needs a name of its own")
+        return parts
     if isinstance(provides, (set, frozenset)):
         return {name: name for name in sorted(map(_provided, provides))}
     raise DefinitionError(f"provides must be a string, list, tuple or set, not {provides!r}")

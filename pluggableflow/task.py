@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pluggableflow.atom import Atom, Names, Rebind, Signature, idle, signature_of
+from pluggableflow.atom import Atom, Names, Rebind, Signature, idle, names_of, signature_of
 from pluggableflow.exceptions import DefinitionError
 from pluggableflow.notifier import Notifier, RestrictedNotifier
 
@@ -161,7 +161,10 @@ class _FoldTask(Task):
             raise DefinitionError(f"{kind} needs a function, not {functor!r}")
         if not _takes(functor, arity):
             raise DefinitionError(f"{kind} needs a function of {arity} argument(s), which {functor!r} is not")
-        self._order = [requires] if isinstance(requires, str) else list(requires or ())
+        try:
+            self._order = names_of("requires", requires)
+        except DefinitionError as error:
+            raise DefinitionError(f"{kind}: {error}") from None
         if len(self._order) < arity:
             raise DefinitionError(f"{kind} needs at least {arity} input(s) in requires")
         self._functor = functor

@@ -94,6 +94,12 @@ def test_provides_of_no_known_shape_is_refused_and_the_error_names_the_task(prov
         Give(1, name="the giver", provides=provides)
 
 
+@pytest.mark.parametrize("provides", [["a", "b", "a"], ("b", "a", "a")])
+def test_a_name_that_is_provided_twice_is_refused_and_the_error_names_it_and_the_task(provides: Any) -> None:
+    with pytest.raises(DefinitionError, match="Give 'the giver': provides has 'a' twice"):
+        Give([1, 2, 3], name="the giver", provides=provides)
+
+
 def test_requires_adds_inputs_to_a_task_that_takes_any() -> None:
     assert run(Everything(requires=["x", "y"]), x=1, y=2, z=3)["seen"] == {"x": 1, "y": 2}
     assert run(Everything(requires="x"), x=1, y=2)["seen"] == {"x": 1}
@@ -383,9 +389,12 @@ def test_a_reduce_functor_task_folds_from_the_left_in_the_order_of_requires() ->
         (lambda: task.ReduceFunctorTask(lambda a, b: a, requires=["x"]), "at least 2"),
         (lambda: task.MapFunctorTask(lambda a: a, requires=[]), "at least 1"),
         (lambda: task.MapFunctorTask(5, requires=["x"]), "needs a function, not 5"),
+        (lambda: task.MapFunctorTask(abs, requires=5), "MapFunctorTask 'abs': requires must be a name .* not 5"),
+        (lambda: task.ReduceFunctorTask(max, requires=5), "ReduceFunctorTask 'max': requires must be a name .* not 5"),
+        (lambda: task.ReduceFunctorTask(max, requires=["x", 5]), "'max': requires must be a name or several"),
     ],
 )
-def test_a_fold_of_the_wrong_function_or_of_too_few_inputs_is_refused(make: Callable[[], Any], fault: str) -> None:
+def test_a_fold_of_the_wrong_function_or_of_wrong_inputs_is_refused(make: Callable[[], Any], fault: str) -> None:
     with pytest.raises(DefinitionError, match=fault):
         make()
 
