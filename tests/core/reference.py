@@ -1,207 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 """A slow, obvious interpreter of flows: the yardstick for the machine and the engines.
 
-It works on its own description of a flow (:class:`Flow`, :class:`Task`, :class:`Retry`, :class:`Link`) whose atoms
-have scripted behaviour. There is no plan and there are no counters: every question is answered by walking the tree
-again. It does not choose an order. :meth:`Reference.enabled` lists the events that may happen next, and
-:meth:`Reference.do` lets one happen, so a run of an engine is right if its events can be followed to the end, where
-nothing is enabled.
+It works on its own descriptions of flows, those of ``reference_flow``. There is no plan and there are no counters:
+every question is answered by walking the tree again. It does not choose an order. :meth:`Reference.enabled` lists the
+events that may happen next, and :meth:`Reference.do` lets one happen, so a run of an engine is right if its events can
+be followed to the end, where nothing is enabled.
 
 Events are tuples: ``("start", task)``, ``("finish", task)``, ``("start_revert", task)``, ``("finish_revert", task)``,
-``("execute", retry)``, ``("revert", retry)``, ``("on_failure", retry, failed)``, ``("decide", source, target)``.
+``("execute", retry)``, ``("revert", retry)``, ``("on_failure", retry, failed, failure)``,
+``("decide", source, target)``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import Any
+
+from reference_flow import (
+    DEPTHS,
+    EVERYTHING,
+    RETRY,
+    REVERT,
+    REVERT_ALL,
+    Flow,
+    History,
+    Item,
+    Link,
+    Retry,
+    Task,
+    Tree,
+    attempt_of,
+    decision_of,
+    scripted,
+    value_of,
+)
 
 PENDING, RUNNING, SUCCESS, FAILURE, IGNORE = "PENDING", "RUNNING", "SUCCESS", "FAILURE", "IGNORE"
 REVERTING, REVERTED, REVERT_FAILURE, RETRYING = "REVERTING", "REVERTED", "REVERT_FAILURE", "RETRYING"
-RETRY, REVERT, REVERT_ALL = "RETRY", "REVERT", "REVERT_ALL"
-DEPTHS = ("ATOM", "NEIGHBORS", "FLOW", "ALL")  # from narrow to wide
-EVERYTHING = None  # the scope that is the whole flow
 NO_EFFECT = (PENDING, IGNORE, REVERTED)
 
 Event = tuple[str, ...]
-History = list[tuple[str, dict[str, str]]]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task; a script says for each attempt what happens, its last entry also for all later attempts.
-
-    :ivar fails: whether execute raises
-    :ivar revert_fails: whether revert raises
-    :ivar needs: atoms whose results it requires
-    :ivar wants: atoms whose results it takes if it can see them
-    """
-
-    name: str
-    fails: tuple[bool, ...] = (False,)
-    revert_fails: tuple[bool, ...] = (False,)
-    needs: tuple[str, ...] = ()
-    wants: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Retry:
-    """A retry; scripts are indexed by the length of its history, after their end it neither raises nor retries.
-
-    :ivar kind: ``"script"``, or the class of the package that does what the scripts say
-    :ivar decisions: for each attempt, the answer to its first, second, ... failure; the last one also to later ones.
-        ``"raise"`` and ``"nonsense"`` (no decision) are answers, too
-    """
-
-    name: str
-    kind: str = "script"
-    fails: tuple[bool, ...] = ()
-    revert_fails: bool = False
-    decisions: tuple[tuple[str, ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class Link:
-    """A link of a graph flow.
-
-    :ivar answers: of its decider for each attempt of the source (``True``, ``False``, ``"raise"``; a flow as source
-        has only the first); empty if it has no decider
-    """
-
-    source: str
-    target: str
-    answers: tuple[bool | str, ...] = ()
-    depth: str | None = None
-
-
-@dataclass(frozen=True)
-class Flow:
-    """A flow; ``pattern`` is ``"linear"``, ``"unordered"`` or ``"graph"``."""
-
-    name: str
-    pattern: str
-    items: tuple[Flow | Task, ...] = ()
-    retry: Retry | None = None
-    links: tuple[Link, ...] = ()
-
-
-Item = Flow | Task
-Atom = Task | Retry
-
-
-def scripted(script: tuple[bool, ...], attempt: int) -> bool:
-    """The entry of a script for an attempt, counted from 1."""
-    return script[min(attempt, len(script)) - 1] if script else False
-
-
-def value_of(name: str, attempt: int) -> str:
-    """What an atom provides."""
-    return f"{name}#{attempt}"
-
-
-def decision_of(retry: Retry, history: History) -> str:
-    """What a retry answers, from its history."""
-    if len(history) > len(retry.decisions):
-        return REVERT
-    answers = retry.decisions[len(history) - 1]
-    return answers[min(len(history[-1][1]), len(answers)) - 1]
-
-
-class Tree:
-    """Questions about a flow's structure, which never changes."""
-
-    def __init__(self, flow: Flow) -> None:
-        self.flow = flow
-        self.items: dict[str, Item] = {}
-        self.atoms: dict[str, Atom] = {}
-        self.around: dict[str, Flow] = {}  # item or retry to the flow it is an item (or the retry) of
-        self._collect(flow)
-
-    def _collect(self, flow: Flow) -> None:
-        self.items[flow.name] = flow
-        if flow.retry:
-            self.atoms[flow.retry.name] = flow.retry
-            self.around[flow.retry.name] = flow
-        for item in flow.items:
-            self.items[item.name] = item
-            self.around[item.name] = flow
-            if isinstance(item, Flow):
-                self._collect(item)
-            else:
-                self.atoms[item.name] = item
-
-    def inside(self, item: Item) -> list[str]:
-        """The atoms of an item, in the order of its definition."""
-        if isinstance(item, Task):
-            return [item.name]
-        first = [item.retry.name] if item.retry else []
-        return first + [name for each in item.items for name in self.inside(each)]
-
-    @cached_property
-    def _edges(self) -> dict[str, set[tuple[str, str]]]:
-        return {each.name: self._edges_of(each) for each in self.items.values() if isinstance(each, Flow)}
-
-    def _edges_of(self, flow: Flow) -> set[tuple[str, str]]:
-        names = [item.name for item in flow.items]
-        if flow.pattern == "linear":
-            return set(zip(names, names[1:], strict=False))
-        if flow.pattern == "unordered":
-            return set()
-        edges = {(link.source, link.target) for link in flow.links}
-        for target in flow.items:
-            for name in self.inside(target):
-                needs = getattr(self.atoms[name], "needs", ())
-                edges |= {
-                    (each.name, target.name) for each in flow.items for need in needs if need in self.inside(each)
-                }
-        return {(source, target) for source, target in edges if source != target}
-
-    def predecessors(self, item: Item) -> list[Item]:
-        """The items of the same flow that come right before one."""
-        if item is self.flow:
-            return []
-        flow = self.around[item.name]
-        return [each for each in flow.items if (each.name, item.name) in self._edges[flow.name]]
-
-    def path(self, name: str) -> list[Flow]:
-        """The flows around an atom or item, from the inside out. A retry lies in its own flow."""
-        path = []
-        while name in self.around:
-            path.append(self.around[name])
-            name = path[-1].name
-        return path
-
-    @cached_property
-    def after(self) -> dict[str, set[str]]:
-        """To each atom, those that run only after it."""
-        return {one: {two for two in self.atoms if self._before(one, two)} for one in self.atoms}
-
-    def _before(self, one: str, two: str) -> bool:
-        if one == two:
-            return False
-        common = next(flow for flow in self.path(one) if flow in self.path(two))
-        if common.retry and one == common.retry.name:
-            return True
-        if common.retry and two == common.retry.name:
-            return False
-        first = next(item for item in common.items if one in self.inside(item))
-        second = next(item for item in common.items if two in self.inside(item))
-        return self._leads_to(first, second)
-
-    def _leads_to(self, first: Item, second: Item) -> bool:
-        return any(each is first or self._leads_to(first, each) for each in self.predecessors(second))
-
-    def retries_around(self, name: str) -> list[str]:
-        """The retries that decide about a failure of an atom or item, the nearest first."""
-        path = self.path(name)
-        if isinstance(self.atoms.get(name), Retry):
-            path = path[1:]
-        return [flow.retry.name for flow in path if flow.retry]
-
-    def scope(self, retry: str | None) -> list[str]:
-        """The atoms of a scope, its retry among them."""
-        return self.inside(self.flow if retry is EVERYTHING else self.around[retry])
 
 
 @dataclass
@@ -210,7 +49,7 @@ class Question:
 
     retry: str
     failed: str
-    message: str
+    failure: str
     scope: str
 
 
@@ -229,8 +68,9 @@ class Reference:
     tree: Tree = field(init=False)
     state: dict[str, str] = field(init=False)
     attempt: dict[str, int] = field(init=False)
-    result: dict[str, str] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
     failure: dict[str, str] = field(default_factory=dict)
+    revert_failure: dict[str, str] = field(default_factory=dict)
     history: dict[str, History] = field(init=False)
     undoing: dict[str | None, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
@@ -246,17 +86,6 @@ class Reference:
         self.attempt = dict.fromkeys(self.tree.atoms, 0)
         self.history = {name: [] for name, atom in self.tree.atoms.items() if isinstance(atom, Retry)}
         self._settle()
-
-    def copy(self) -> Reference:
-        """An independent run at the same point."""
-        new = object.__new__(Reference)
-        new.__dict__.update(self.__dict__)
-        for name in ("state", "attempt", "result", "failure", "undoing", "ignored", "votes"):
-            setattr(new, name, dict(getattr(self, name)))
-        new.history = {name: [(v, dict(f)) for v, f in each] for name, each in self.history.items()}
-        new.questions, new.not_run = list(self.questions), set(self.not_run)
-        new.interrupted = set(self.interrupted)
-        return new
 
     # -- what holds -----------------------------------------------------------------------------------------------
 
@@ -337,6 +166,12 @@ class Reference:
             return FAILURE
         return SUCCESS if self.done(self.flow) and not self.undoing else REVERTED
 
+    def raised(self) -> list[str]:
+        """The failures that the run raises, once nothing is enabled."""
+        if self.final_state == SUCCESS:
+            return []
+        return sorted([*self.failure.values(), *self.revert_failure.values()])
+
     # -- what may happen next -------------------------------------------------------------------------------------
 
     def enabled(self) -> list[Event]:
@@ -345,7 +180,7 @@ class Reference:
 
     def _enabled(self) -> Iterator[Event]:
         for question in self.questions:
-            yield ("on_failure", question.retry, question.failed)
+            yield ("on_failure", question.retry, question.failed, question.failure)
         for name in self.tree.atoms:
             if self.state[name] in (RUNNING, REVERTING) and name not in self.interrupted:
                 yield ("finish" if self.state[name] == RUNNING else "finish_revert", name)
@@ -413,7 +248,7 @@ class Reference:
         self.failure.pop(name, None)
         self.result.pop(name, None)
         if scripted(task.fails, self.attempt[name]):
-            self._fail(name, name, f"{value_of(name, self.attempt[name])} failed")
+            self._fail(name, name, f"ValueError: {value_of(name, self.attempt[name])} failed")
         else:
             self.state[name] = SUCCESS
             self.result[name] = value_of(name, self.attempt[name])
@@ -434,28 +269,32 @@ class Reference:
         self.failure.pop(name, None)
         retry, history = self.tree.atoms[name], self.history[name]
         assert isinstance(retry, Retry)
-        if len(history) < len(retry.fails) and retry.fails[len(history)]:
-            self._fail(name, name, f"{name} cannot execute")
+        value, failure = attempt_of(retry, len(history) + 1, self._values(retry))
+        if failure:
+            self._fail(name, name, failure)
         else:
             self.state[name] = SUCCESS
-            self.result[name] = value_of(name, len(history) + 1)
-            history.append((self.result[name], {}))
+            self.result[name] = value
+            history.append((value, {}))
 
     def _do_revert(self, name: str) -> None:
         retry = self.tree.atoms[name]
         assert isinstance(retry, Retry)
         self._reverted(name, retry.revert_fails)
 
-    def _do_on_failure(self, name: str, failed: str) -> None:
-        question = next(each for each in self.questions if (each.retry, each.failed) == (name, failed))
+    def _do_on_failure(self, name: str, failed: str, failure: str) -> None:
+        asked = (name, failed, failure)
+        question = next(each for each in self.questions if (each.retry, each.failed, each.failure) == asked)
         self.questions.remove(question)
         retry, history = self.tree.atoms[name], self.history[name]
         assert isinstance(retry, Retry)
-        history[-1][1].setdefault(failed, question.message)
-        decision = decision_of(retry, history)
-        if decision not in (RETRY, REVERT, REVERT_ALL):
-            self.failure[name] = f"{name} cannot decide"
-            decision = REVERT
+        history[-1][1][failed] = failure
+        decision = decision_of(retry, history, self._values(retry))
+        if decision == "raise":
+            self.failure[name] = f"ValueError: {name} cannot decide"
+        elif decision == "nonsense":
+            why = f"on_failure of {name!r} must return RETRY, REVERT or REVERT_ALL, not 'nonsense'"
+            self.failure[name] = f"pluggableflow.exceptions.InvalidState: {why}"
         parents = self.tree.retries_around(name)
         if decision == RETRY:
             if self.undoing.get(name) != RETRY:
@@ -463,7 +302,7 @@ class Reference:
         elif decision == REVERT_ALL or (not parents and self.defer_reverts):
             self._undo(EVERYTHING, REVERT_ALL)
         elif parents:
-            self.questions.append(Question(parents[0], name, question.message, question.scope))
+            self.questions.append(Question(parents[0], name, failure, question.scope))
         else:
             self._undo(question.scope, REVERT)
 
@@ -475,7 +314,7 @@ class Reference:
         if answer == "raise":
             inside = self.tree.inside(item)
             self.not_run |= {target, *inside[:1]}
-            self._fail(target, inside[0] if inside else None, f"{source}->{target} cannot decide")
+            self._fail(target, inside[0] if inside else None, f"LookupError: {source}->{target} cannot decide")
             return
         self.votes[source, target] = bool(answer)
         if all((each.source, target) in self.votes for each in self._voters(item)):
@@ -485,12 +324,14 @@ class Reference:
 
     def _reverted(self, name: str, fails: bool) -> None:
         self.state[name] = REVERT_FAILURE if fails else REVERTED
-        self.stuck = self.stuck or fails
+        if fails:
+            self.revert_failure[name] = f"ValueError: {name} cannot be undone"
+            self.stuck = True
 
-    def _fail(self, failed: str, atom: str | None, message: str) -> None:
+    def _fail(self, failed: str, atom: str | None, failure: str) -> None:
         if atom is not None:
             self.state[atom] = FAILURE
-            self.failure[atom] = message
+            self.failure[atom] = failure
         if self.never_resolve:
             self.stuck = True
             return
@@ -498,7 +339,7 @@ class Reference:
         if scopes and not (scopes[0] in retries[:1] and self.undoing[scopes[0]] == RETRY):
             return
         if retries:
-            self.questions.append(Question(retries[0], failed, message, retries[0]))
+            self.questions.append(Question(retries[0], failed, failure, retries[0]))
         else:
             self._undo(EVERYTHING, REVERT_ALL)
 
@@ -556,38 +397,17 @@ class Reference:
 
     # -- what an atom sees ----------------------------------------------------------------------------------------
 
-    def arguments(self, name: str) -> dict[str, str | None]:
+    def arguments(self, name: str) -> dict[str, Any]:
         """What a task is called with, by the atom that it comes from."""
         task = self.tree.atoms[name]
         assert isinstance(task, Task)
         return {each: self._visible(each, name) for each in (*task.needs, *task.wants)}
 
-    def _visible(self, provider: str, name: str) -> str | None:
+    def _values(self, retry: Retry) -> tuple[Any, ...]:
+        """The values of a ForEach or ParameterizedForEach; those from a task are the letters of its result."""
+        return tuple(self._visible(retry.needs[0], retry.name)) if retry.needs else retry.values
+
+    def _visible(self, provider: str, name: str) -> Any:
         if name in self.tree.after[provider] and self.state[provider] in (SUCCESS, RETRYING):
             return self.result[provider]
         return None
-
-
-def outcomes(start: Reference, limit: int = 100_000) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
-    """Every legal end: the flow's state and the atoms' states, over all orders of events.
-
-    :raises OverflowError: more than ``limit`` points were visited
-    """
-    found: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
-    seen: set[str] = set()
-    stack = [start]
-    while stack:
-        at = stack.pop()
-        if len(seen) > limit:
-            raise OverflowError(limit)
-        events = at.enabled()
-        if not events:
-            found.add((at.final_state, tuple(sorted(at.state.items()))))
-        for event in events:
-            then = at.copy()
-            then.do(event)
-            key = repr({**then.__dict__, "tree": None, "flow": None, "not_run": sorted(then.not_run)})
-            if key not in seen:
-                seen.add(key)
-                stack.append(then)
-    return found

@@ -6,14 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import reference as ref
+import reference_flow as ref
 from hypothesis import strategies as st
 
 from pluggableflow import retry, task
+from pluggableflow.failure import Failure
 from pluggableflow.flow import Flow
 from pluggableflow.patterns import graph_flow, linear_flow, unordered_flow
 
 PATTERNS = {"linear": linear_flow.Flow, "unordered": unordered_flow.Flow, "graph": graph_flow.Flow}
+KINDS = {
+    kind.__name__: kind
+    for kind in (retry.Times, retry.ForEach, retry.ParameterizedForEach, retry.AlwaysRevert, retry.AlwaysRevertAll)
+}
 MOST_ATOMS = 12
 
 
@@ -37,14 +42,25 @@ def flows(draw: Callable[..., Any]) -> ref.Flow:
         revert_fails = a_script(1) if draw(st.integers(0, 5)) == 0 else (False,)
         return ref.Task(f"t{next(counter)}", fails, revert_fails, needs, wants)
 
-    def a_retry() -> ref.Retry | None:
+    def a_retry(seen: list[str]) -> ref.Retry | None:
         if draw(st.integers(0, 2)):
             return None
+        name, kind = f"r{next(counter)}", draw(st.sampled_from(["script"] * 4 + sorted(KINDS)))
+        if kind == "script":
+            return a_scripted_retry(name)
+        # A task that a decider may keep from running cannot be what the values come from.
+        tasks = [each for each in seen if each.startswith("t") and not with_deciders]
+        needs = (draw(st.sampled_from(tasks)),) if kind == "ParameterizedForEach" and tasks else ()
+        values = tuple(draw(st.lists(st.integers(1, 2), max_size=3)))
+        revert_all = kind not in ("AlwaysRevert", "AlwaysRevertAll") and draw(rarely)
+        return ref.Retry(name, kind, draw(st.integers(1, 3)), values, needs, revert_all)
+
+    def a_scripted_retry(name: str) -> ref.Retry:
         answers = st.sampled_from(["RETRY", "RETRY", "REVERT", "REVERT_ALL", "raise", "nonsense"])
         decisions = draw(st.lists(st.lists(answers, min_size=1, max_size=2), max_size=3))
         fails = tuple(draw(st.lists(rarely, max_size=3)))
         revert_fails = draw(st.integers(0, 9)) == 0
-        return ref.Retry(f"r{next(counter)}", "script", fails, revert_fails, tuple(map(tuple, decisions)))
+        return ref.Retry(name, fails=fails, revert_fails=revert_fails, decisions=tuple(map(tuple, decisions)))
 
     def a_link(source: str, target: ref.Flow | ref.Task) -> ref.Link:
         # A decision about a flow without atoms leaves no trace in the store, so a crash makes it be asked again.
@@ -56,7 +72,7 @@ def flows(draw: Callable[..., Any]) -> ref.Flow:
 
     def a_flow(depth: int, seen: list[str]) -> ref.Flow:
         pattern = draw(st.sampled_from(sorted(PATTERNS)))
-        name, controlled = f"f{next(counter)}", a_retry()
+        name, controlled = f"f{next(counter)}", a_retry(seen)
         seen = [*seen, controlled.name] if controlled else list(seen)
         items: list[ref.Flow | ref.Task] = []
         for _ in range(draw(st.integers(0 if depth else 1, 5))):
@@ -119,32 +135,78 @@ class ScriptedTask(task.Task):
 class ScriptedRetry(retry.Retry):
     """Decides what its script says for its history."""
 
-    def __init__(self, script: ref.Retry, log: Log) -> None:
+    def __init__(self, script: ref.Retry) -> None:
         super().__init__(name=script.name, provides=script.name)
-        self.script, self.log = script, log
+        self.script = script
 
     def execute(self, history: retry.History, **_: Any) -> str:
-        self.log("execute", self.name)
         if len(history) < len(self.script.fails) and self.script.fails[len(history)]:
             raise ValueError(f"{self.name} cannot execute")
         return ref.value_of(self.name, len(history) + 1)
 
     def revert(self, history: retry.History, **_: Any) -> None:
-        self.log("revert", self.name)
         if self.script.revert_fails:
             raise ValueError(f"{self.name} cannot be undone")
 
     def on_failure(self, history: retry.History, **_: Any) -> Any:
-        self.log("on_failure", self.name, list(history[-1][1])[-1])
-        answer = ref.decision_of(self.script, [(value, dict(failures)) for value, failures in history])
+        answer = ref.scripted_answer(self.script, [(value, texts(failures)) for value, failures in history])
         if answer == "raise":
             raise ValueError(f"{self.name} cannot decide")
         return retry.Decision[answer] if answer in retry.Decision.__members__ else answer
 
 
+def text_of(failure: Failure) -> str:
+    """A failure as the reference writes it."""
+    return f"{failure.exc_type_names[0]}: {failure.exception_str}"
+
+
+def texts(failures: dict[str, Failure]) -> dict[str, str]:
+    """The failures of an attempt as the reference writes them."""
+    return {name: text_of(failure) for name, failure in failures.items()}
+
+
+def _made(script: ref.Retry, log: Log) -> retry.Retry:
+    """The retry, with methods that log that they are called."""
+    made: retry.Retry
+    named = {"name": script.name, "provides": script.name}
+    if script.kind == "script":
+        made = ScriptedRetry(script)
+    elif script.kind == "Times":
+        made = retry.Times(script.attempts, revert_all=script.revert_all, **named)
+    elif script.kind == "ForEach":
+        made = retry.ForEach(list(script.values), revert_all=script.revert_all, **named)
+    elif script.kind == "ParameterizedForEach":
+        values = script.needs[0] if script.needs else f"values of {script.name}"
+        made = retry.ParameterizedForEach(rebind={"values": values}, revert_all=script.revert_all, **named)
+    else:
+        made = KINDS[script.kind](**named)
+    execute, revert, on_failure = made.execute, made.revert, made.on_failure
+
+    def logged_execute(**arguments: Any) -> Any:
+        log("execute", made.name)
+        return execute(**arguments)
+
+    def logged_revert(**arguments: Any) -> Any:
+        log("revert", made.name)
+        return revert(**arguments)
+
+    def logged_on_failure(history: retry.History, **arguments: Any) -> Any:
+        log("on_failure", made.name, failures=texts(history[-1][1]))
+        return on_failure(history=history, **arguments)
+
+    made.execute, made.revert, made.on_failure = logged_execute, logged_revert, logged_on_failure  # type: ignore
+    return made
+
+
+def store_of(script: ref.Flow) -> dict[str, list[Any]]:
+    """The values that retries of the flow take from the store."""
+    retries = [each for each in ref.Tree(script).atoms.values() if isinstance(each, ref.Retry)]
+    return {f"values of {each.name}": list(each.values) for each in retries if each.kind == "ParameterizedForEach"}
+
+
 def build(script: ref.Flow, log: Log) -> Flow:
     """The same flow of the package's own parts."""
-    controlled = ScriptedRetry(script.retry, log) if script.retry else None
+    controlled = _made(script.retry, log) if script.retry else None
     flow = PATTERNS[script.pattern](script.name, controlled)
     made = {
         item.name: build(item, log) if isinstance(item, ref.Flow) else ScriptedTask(item, log) for item in script.items
