@@ -15,6 +15,7 @@ Rules that hold for every method:
 * Times are UTC microseconds by the store's clock, taken inside the statement that uses them.
 * A list is ordered oldest first: by creation, ties by uuid; atoms by the order in which they were first written.
 * An unknown uuid raises :class:`NotFound` naming it, unless the method says otherwise.
+* A record that cannot be read raises :class:`DamagedRecord` naming it, and hinders no call about other records.
 """
 
 from __future__ import annotations
@@ -212,6 +213,8 @@ class Connection(ABC):
         after: str | None = None,
     ) -> list[FlowDetail]:
         """Search flows, without their atoms. All given conditions must hold.
+
+        A flow whose record is damaged is listed as far as it can be read (:meth:`FlowDetail.listed`).
 
         :param owner: exact owner identity
         :param created_before: UTC microseconds

@@ -147,6 +147,17 @@ class DecodingError(PluggableFlowError, ValueError):
     """Stored text that the codec cannot decode."""
 
 
+class DamagedRecord(DecodingError):
+    """A stored record that cannot be read: damaged, of a type this process does not know, or of a newer release.
+
+    :ivar record_kind: "logbook", "flow" or "atom"
+    """
+
+    def __init__(self, record_kind: str, uuid: str, reason: str) -> None:
+        self.record_kind, self.uuid, self.reason = record_kind, uuid, reason
+        super().__init__(f"{record_kind} {uuid} cannot be read: {reason}")
+
+
 class StorageFailure(PluggableFlowError, OSError):
     """The store did not answer, or could not do what was asked. It is never the failure of a task."""
 

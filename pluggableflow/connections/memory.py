@@ -198,7 +198,7 @@ class MemoryConnection(Connection):
                 and (created_before is None or record["created_at"] < created_before)
                 and (beyond is None or _age(record) > beyond)
             ]
-            return [FlowDetail.from_record(record) for record in found[:limit]]
+            return [FlowDetail.listed(record) for record in found[:limit]]
 
     # -- atoms ----------------------------------------------------------------------------------------------------
 
