@@ -1,219 +1,238 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cost of a task by pattern, size and store, per phase, next to its floor and its peers.
 
-    python benchmarks/core.py [--sizes 10,100,1000,10000] [--stores none,memory,sqlite] [--peers] [--json]
+The whole thing takes minutes; where TaskFlow or DBOS is not installed, one line says so and the rest runs:
 
-Each row is one run in a process of its own: microseconds a task to build, compile, prepare and run; peak memory
-that the flow added, in bytes a task (a second run under tracemalloc, so that it slows nothing that is timed);
-commits and statements a task. The floor of a store is one plain single-row commit of distinct values through the
-same driver in the same process, and the rows that write say how much the log of the database grew. At the end the
-exponents fitted to total time over size (1.00 is linear). Nothing here passes or fails.
+    python3 -m venv /tmp/peers && /tmp/peers/bin/pip install -e . sqlalchemy taskflow==6.5.0 dbos
+    /tmp/peers/bin/python benchmarks/core.py
+
+Each part by itself, and a quick look at all of them:
+
+    python benchmarks/core.py --parts time          microseconds a task, garbage collector on and off
+    python benchmarks/core.py --parts operations    calls a task, counted: the same on each machine, busy or not
+    python benchmarks/core.py --parts memory        bytes a task at the peak
+    python benchmarks/core.py --parts statements    SQL statements and commits a task, SQLite only
+    python benchmarks/core.py --parts peers         TaskFlow and DBOS, each next to a run of ours of the same size
+    python benchmarks/core.py --sizes 100,1000 --counted-sizes 100,1000 --peer-sizes 100
+
+Each row is one run in a process of its own, so no run heats or fills another, after a small one that is not measured
+(warm_up_ms: imports, and what is made once). *_us is microseconds a task, total_us
+all phases (build, compile, prepare, run) together. Where calls are counted, a column is calls a task through
+sys.setprofile, of Python and of C functions. The floor is, without a durable store, one plain call that keeps a
+distinct value, and with SQLite one plain commit of one row with a distinct value in the same journal and synchronous
+mode, both in the process of the row. A row of SQLite says the modes as read back from the connections that the
+package itself opened, the growth of the database and its log, the bytes the process wrote, and how many distinct
+values the database holds afterwards; too few of either ends the benchmark, since it would then measure nothing.
+The exponents at the end are fitted to all sizes from 1,000 on (1.00 is linear). No duration passes or fails.
+
+DBOS runs N steps of one workflow in a row (linear), N steps of one workflow gathered by asyncio, and N steps put on a
+queue, each then a workflow of its own (both unordered). By itself it leaves SQLite its rollback journal; the peer
+dbos-wal is the same on a file that was put into WAL mode before. Its launch is not part of its time.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import gc
 import json
 import math
 import multiprocessing
+import os
+import platform
+import sqlite3
 import statistics
-import tempfile
-import time
-import tracemalloc
-from pathlib import Path
-from types import SimpleNamespace
+import sys
+from collections import defaultdict
 from typing import Any
 
-#: Largest size at which a peer is measured, by store: it takes too long beyond.
-PEER_LIMITS = {"none": 1000, "sqlite": 100}
+import ours
+import peers
+
 PATTERNS = ("linear", "unordered", "graph", "revert")
+PARTS = ("operations", "time", "memory", "statements", "peers")
+STORES = ("none", "memory", "sqlite")
+#: From this size on the exponents are fitted; below, what is paid once weighs too much.
+FITTED_FROM = 1000
+#: Largest size at which SQL is counted and the garbage collector matters little.
+STATEMENTS_LIMIT = 1000
 
-
-def _ours() -> Any:
-    from pluggableflow import task
-    from pluggableflow.patterns import graph_flow, linear_flow, unordered_flow
-
-    return SimpleNamespace(
-        Task=task.Task, linear_flow=linear_flow, unordered_flow=unordered_flow, graph_flow=graph_flow
-    )
-
-
-def _taskflow() -> Any:
-    from taskflow import task
-    from taskflow.patterns import graph_flow, linear_flow, unordered_flow
-
-    return SimpleNamespace(
-        Task=task.Task, linear_flow=linear_flow, unordered_flow=unordered_flow, graph_flow=graph_flow
-    )
+Series = dict[tuple[str, str, str], list[tuple[int, float]]]
 
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
-    """Run one case in this process and return its figures."""
-    if case.get("peer") == "taskflow":
-        return _measure_taskflow(case)
-    from workloads import make
+    """Run one case in this process and return its row."""
+    return peers.measure(case) if "peer" in case else ours.measure(case)
 
-    from pluggableflow import api
 
-    with tempfile.TemporaryDirectory() as folder:
-        database = Path(folder) / "bench.db"
-        url = {"none": None, "memory": "memory://", "sqlite": f"sqlite:///{database}"}[case["store"]]
-        connection = api.connect(url) if url else None
-        counts = _count(connection) if connection is not None else {}
-        count, timings = case["count"], {}
-        if not case["gc"]:
-            gc.collect()
-            gc.disable()
-        if case["memory"]:
-            tracemalloc.start()
+def in_own_process(case: dict[str, Any], repeat: int = 1) -> dict[str, Any]:
+    """The row of a case, each time in a fresh process; of several the fastest."""
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for _ in range(repeat):
+        with context.Pool(1) as pool:
+            rows.append(pool.apply(measure, (case,)))
+            pool.close()
+            pool.join()
+    return min(rows, key=lambda row: row.get("total_us", 0))
 
-        def lap(phase: str, begun: float) -> float:
-            now = time.perf_counter()
-            timings[phase] = (now - begun) / count * 1e6
-            return now
 
-        at = begun = time.perf_counter()
-        flow = make(_ours(), case["pattern"], count)
-        at = lap("build", at)
-        options = {"max_workers": 4, "prefetch": 16} if case["engine"] == "parallel" else {}
-        engine = api.load(connection, flow, engine=case["engine"], **options)
-        engine.compile()
-        at = lap("compile", at)
-        engine.prepare()
-        at = lap("prepare", at)
-        log_before = _log_bytes(database)
-        with contextlib.suppress(ArithmeticError):
-            engine.run()
-        lap("run", at)
-        lap("total", begun)
-        row = {**case, **{phase: round(us, 2) for phase, us in timings.items()}}
-        if case["memory"]:
-            row["bytes_a_task"] = round(tracemalloc.get_traced_memory()[1] / count)
-            tracemalloc.stop()
-        if counts:
-            row["commits_a_task"] = round(counts["commits"] / count, 3)
+def exponent(points: list[tuple[int, float]]) -> float | None:
+    """Slope of log(cost) over log(size) by least squares; ``None`` where it cannot be told."""
+    points = [(size, cost) for size, cost in points if size >= FITTED_FROM and cost > 0]
+    if len({size for size, _ in points}) < 2:
+        return None
+    return statistics.linear_regression(*zip(*[(math.log(x), math.log(y)) for x, y in points], strict=True)).slope
+
+
+class Bench:
+    """Runs the parts that were asked for, prints each row as it is there, and keeps what the exponents need."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._series: Series = defaultdict(list)
+
+    def run(self) -> None:
+        options = self._options
+        self._say(_machine())
+        absent = {peer: line for peer in options.peers if (line := peers.missing(peer))}
+        if "peers" in options.parts:
+            for line in absent.values():
+                print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+        parts = {
+            "operations": self._operations, "time": self._time, "memory": self._memory, "statements": self._statements
+        }  # fmt: skip
+        for store in options.stores:
+            for pattern in options.patterns:
+                case = {"store": store, "pattern": pattern, "engine": options.engine, "gc": "on"}
+                for part in options.parts:
+                    if part in parts:
+                        parts[part](case)
+        if "peers" in options.parts:
+            for store in options.stores:
+                for pattern in options.patterns:
+                    for count in self._sizes(store, options.peer_sizes):
+                        self._peers(store, pattern, count, [peer for peer in options.peers if peer not in absent])
+        self._exponents()
+
+    def _sizes(self, store: str, sizes: list[int]) -> list[int]:
+        return [count for count in sizes if store == "none" or count <= self._options.durable_limit]
+
+    def _operations(self, case: dict[str, Any]) -> None:
+        for count in self._sizes(case["store"], self._options.counted_sizes):
+            row = self._say(in_own_process({"what": "operations", **case, "count": count}))
+            for phase in (*ours.PHASES, "total"):
+                self._series[case["store"], case["pattern"], f"calls {phase}"].append((count, row[phase] * count))
+
+    def _time(self, case: dict[str, Any]) -> None:
+        for collector in self._options.gc:
+            for count in self._sizes(case["store"], self._options.sizes):
+                timed = {"what": "time", **case, "gc": collector, "count": count}
+                row = self._say(in_own_process(timed, self._options.repeat))
+                key = case["store"], case["pattern"], f"time gc {collector}"
+                self._series[key].append((count, row["total_us"] * count))
+
+    def _memory(self, case: dict[str, Any]) -> None:
+        for count in self._sizes(case["store"], self._options.counted_sizes):
+            self._say(in_own_process({"what": "memory", **case, "count": count}))
+
+    def _statements(self, case: dict[str, Any]) -> None:
         if case["store"] == "sqlite":
-            row["log_bytes_a_task"] = round((_log_bytes(database) - log_before) / count)
-            row["floor_us"] = round(_sqlite_floor(Path(folder), min(count, 1000)), 1)
-            row["run_to_floor"] = round(timings["run"] / row["floor_us"], 2)
-        if connection is not None:
-            connection.close()
+            for count in sorted({min(count, STATEMENTS_LIMIT) for count in self._options.counted_sizes}):
+                self._say(in_own_process({"what": "statements", **case, "count": count}))
+
+    def _peers(self, store: str, pattern: str, count: int, present: list[str]) -> None:
+        """A run of ours, then the peers at once after it, so that they meet the same machine."""
+        case = {"store": store, "pattern": pattern, "count": count, "engine": self._options.engine, "gc": "on"}
+        todo = [(peer, way) for peer in present for way in peers.ways(peer, store, pattern, count)]
+        if not todo:
+            return
+        own = self._say(self._with_statements(case))
+        for peer, way in todo:
+            row = self._with_statements({**case, "peer": peer, "way": way})
+            for column in ("run", "total"):
+                row[f"{column}_to_ours"] = round(row[f"{column}_us"] / own[f"{column}_us"], 2)
+            self._say(row)
+
+    def _with_statements(self, case: dict[str, Any]) -> dict[str, Any]:
+        """The row of a timed run, with the SQL of a second one of at most ``STATEMENTS_LIMIT`` tasks."""
+        row = in_own_process({"what": "time", **case}, self._options.repeat)
+        if case["store"] == "sqlite":
+            counted = {"what": "statements", **case, "count": min(case["count"], STATEMENTS_LIMIT)}
+            other = in_own_process(counted)
+            row |= {key: other[key] for key in ("reads_a_task", "writes_a_task", "commits_a_task")}
+        return row
+
+    def _exponents(self) -> None:
+        """One line for each store and pattern: exponents of calls per phase, then of time."""
+        lines: dict[tuple[str, str], dict[str, Any]] = {}
+        for (store, pattern, name), points in self._series.items():
+            slope = exponent(points)
+            if slope is not None:
+                lines.setdefault((store, pattern), {})[name.replace(" ", "_")] = f"{slope:.2f}"
+        for (store, pattern), found in lines.items():
+            self._say({"what": "exponents", "store": store, "pattern": pattern, **found})
+
+    def _say(self, row: dict[str, Any]) -> dict[str, Any]:
+        text = json.dumps(row) if self._options.json else "  ".join(f"{key}={value}" for key, value in row.items())
+        print(text, flush=True)
         return row
 
 
-def _count(connection: Any) -> dict[str, int]:
-    counts, real = {"commits": 0}, connection.commit
-
-    def commit(*args: Any) -> int:
-        counts["commits"] += 1
-        return int(real(*args))
-
-    connection.commit = commit
-    return counts
+def _machine() -> dict[str, Any]:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {
+        "what": "machine", "python": platform.python_version(), "sqlite": sqlite3.sqlite_version,
+        "processors": os.cpu_count(), "load": load if load is None else round(load, 2),
+    }  # fmt: skip
 
 
-def _log_bytes(database: Path) -> int:
-    """Bytes of the database and its log; the log is put back to its start at checkpoints, so both are counted."""
-    return sum(path.stat().st_size for path in (database, database.with_name(database.name + "-wal")) if path.exists())
+def _choice(*allowed: str) -> Any:
+    def parse(text: str) -> list[str]:
+        found = [each.strip() for each in text.split(",") if each.strip()]
+        for each in found:
+            if each not in allowed:
+                raise argparse.ArgumentTypeError(f"{each!r} is none of {', '.join(allowed)}")
+        return found
+
+    return parse
 
 
-def _sqlite_floor(folder: Path, commits: int) -> float:
-    """Microseconds of one plain commit of one row with a distinct value, SQLite in WAL mode, synchronous=FULL."""
-    import sqlite3
-
-    from workloads import value
-
-    database = sqlite3.connect(folder / "floor.db", isolation_level=None)
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=FULL")
-    database.execute("CREATE TABLE floor (id INTEGER PRIMARY KEY, value TEXT)")
-    database.execute("INSERT INTO floor VALUES (1, '')")
-    begun = time.perf_counter()
-    for _ in range(commits):
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("UPDATE floor SET value = ? WHERE id = 1", (str(value()),))
-        database.execute("COMMIT")
-    spent = time.perf_counter() - begun
-    database.close()
-    return spent / commits * 1e6
+def _numbers(text: str) -> list[int]:
+    try:
+        found = [int(each) for each in text.split(",") if each.strip()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, such as 100,1000") from None
+    if any(each < 1 for each in found):
+        raise argparse.ArgumentTypeError("a flow has at least one task")
+    return found
 
 
-def _measure_taskflow(case: dict[str, Any]) -> dict[str, Any]:
-    import taskflow.engines
-    from taskflow.persistence import backends
-    from workloads import make
-
-    count = case["count"]
-    with tempfile.TemporaryDirectory() as folder:
-        backend = None
-        if case["store"] == "sqlite":
-            backend = backends.fetch({"connection": f"sqlite:///{folder}/taskflow.db"})
-            with contextlib.closing(backend.get_connection()) as connection:
-                connection.upgrade()
-        begun = time.perf_counter()
-        flow = make(_taskflow(), case["pattern"], count)
-        engine = taskflow.engines.load(flow, backend=backend, engine=case["engine"])
-        engine.compile()
-        engine.prepare()
-        at = time.perf_counter()
-        with contextlib.suppress(ArithmeticError):
-            engine.run()
-        ended = time.perf_counter()
-    return {**case, "run": round((ended - at) / count * 1e6, 2), "total": round((ended - begun) / count * 1e6, 2)}
-
-
-def _in_own_process(case: dict[str, Any]) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(measure, (case,))
-
-
-def exponent(sizes: list[int], totals: list[float]) -> float:
-    """Slope of log(time) over log(size) by least squares."""
-    fit = statistics.linear_regression([math.log(size) for size in sizes], [math.log(total) for total in totals])
-    return fit.slope
-
-
-def main() -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="10,100,1000,10000,30000,100000")
-    parser.add_argument("--stores", default="none,memory,sqlite")
-    parser.add_argument("--patterns", default=",".join(PATTERNS))
-    parser.add_argument("--engine", default="serial", choices=("serial", "parallel"))
-    parser.add_argument("--durable-limit", type=int, default=10000, help="largest size with a store")
-    parser.add_argument("--peers", action="store_true", help="also TaskFlow, at small sizes, where installed")
-    parser.add_argument("--no-gc", action="store_true", help="with the garbage collector off")
-    parser.add_argument("--memory", action="store_true", help="trace memory instead of time")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    sizes = [int(each) for each in options.sizes.split(",")]
-    rows: list[dict[str, Any]] = []
-    for store in options.stores.split(","):
-        for pattern in options.patterns.split(","):
-            series = []
-            for count in sizes:
-                if store != "none" and count > options.durable_limit:
-                    continue
-                case = {
-                    "store": store, "pattern": pattern, "count": count, "engine": options.engine,
-                    "gc": not options.no_gc, "memory": options.memory,
-                }  # fmt: skip
-                series.append(_report(_in_own_process(case), options.json))
-                if options.peers and count <= PEER_LIMITS.get(store, 0):
-                    rows.append(_report(_in_own_process({**case, "peer": "taskflow"}), options.json))
-            rows += series
-            large = [row for row in series if row["count"] >= 1000]
-            if len(large) > 1:
-                slope = exponent([row["count"] for row in large], [row["total"] * row["count"] for row in large])
-                print(f"  {store} {pattern}: time grows with exponent {slope:.2f} from {large[0]['count']} tasks on")
 
+    def add(name: str, kind: Any, default: str, text: str) -> None:
+        parser.add_argument(name, type=kind, default=default, metavar="A,B", help=f"{text} (default: {default})")
 
-def _report(row: dict[str, Any], as_json: bool) -> dict[str, Any]:
-    print(json.dumps(row) if as_json else "  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
-    return row
+    add("--parts", _choice(*PARTS), ",".join(PARTS), "what to measure, of " + ", ".join(PARTS))
+    add("--stores", _choice(*STORES), ",".join(STORES), "where the flow is kept: nowhere, in memory, in a SQLite file")
+    add("--patterns", _choice(*PATTERNS), ",".join(PATTERNS), "shapes of flow; graph: layers of ten tasks, three "
+        "inputs each; revert: linear, the last task fails and all are reverted")  # fmt: skip
+    add("--sizes", _numbers, "10,100,1000,10000,30000,100000", "numbers of tasks to time")
+    add("--counted-sizes", _numbers, "1000,3000,10000", "numbers of tasks to count calls, memory and SQL at; SQL at "
+        f"most at {STATEMENTS_LIMIT}")  # fmt: skip
+    add("--peer-sizes", _numbers, "100,1000", "numbers of tasks to compare at; a peer that takes too long at a size "
+        "is left out there (peers.LIMITS)")  # fmt: skip
+    add("--peers", _choice(*peers.PACKAGES), ",".join(peers.PACKAGES), "whom to compare with, where installed")
+    add("--gc", _choice("on", "off"), "on,off", "states of Python's garbage collector to time with")
+    parser.add_argument("--durable-limit", type=int, default=10000, metavar="N",
+        help="largest number of tasks with a store, memory or SQLite (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--engine", default="serial", choices=("serial", "parallel"),
+        help="engine of ours and of TaskFlow; parallel has four threads, and calls are counted in its own thread only "
+        "(default: %(default)s)")  # fmt: skip
+    parser.add_argument("--repeat", type=int, default=1, metavar="N",
+        help="time each case N times and keep the fastest, for a busy machine (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print each row as one line of JSON")
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    Bench(_parser().parse_args()).run()

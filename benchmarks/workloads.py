@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+#: Tasks of a first run that is not measured: imports and what is made once then cost the measured one nothing.
+WARM_UP = 11
 _values = itertools.count()
 
 
