@@ -16,18 +16,21 @@ Each part by itself, and a quick look at all of them:
     python benchmarks/core.py --sizes 100,1000 --counted-sizes 100,1000 --peer-sizes 100
 
 Each row is one run in a process of its own, so no run heats or fills another, after a small one that is not measured
-(warm_up_ms: imports, and what is made once). *_us is microseconds a task, total_us
-all phases (build, compile, prepare, run) together. Where calls are counted, a column is calls a task through
-sys.setprofile, of Python and of C functions. The floor is, without a durable store, one plain call that keeps a
-distinct value, and with SQLite one plain commit of one row with a distinct value in the same journal and synchronous
-mode, both in the process of the row. A row of SQLite says the modes as read back from the connections that the
-package itself opened, the growth of the database and its log, the bytes the process wrote, and how many distinct
-values the database holds afterwards; too few of either ends the benchmark, since it would then measure nothing.
-The exponents at the end are fitted to all sizes from 1,000 on (1.00 is linear). No duration passes or fails.
+(warm_up_ms: imports, and what is made once). *_us is microseconds a task, total_us all phases (build, load, compile,
+prepare, run) together, run_cpu_us what all threads of the process computed in the run, which a busy disk changes least.
+Where calls are counted, a column is calls a task through sys.setprofile, of Python and of C functions. The floor is,
+without a durable store, one plain call that keeps a distinct value, and with SQLite one plain commit of one row with a
+distinct value in the same journal and synchronous mode, both in the process of the row. A row of SQLite says the modes
+as read back from the connections that the package itself opened, the growth of the database and its log, the bytes the
+process wrote, and how many distinct values the database holds afterwards; too few of either ends the benchmark, since
+it would then measure nothing. The exponents at the end (1.00 is linear) are fitted to all sizes from 1,000 on: those of
+calls to the calls above those of a flow of ten tasks, which are also given as calls for each further task; those of
+time to the time without load, which is paid once for each flow whatever its size. No duration passes or fails.
 
 DBOS runs N steps of one workflow in a row (linear), N steps of one workflow gathered by asyncio, and N steps put on a
 queue, each then a workflow of its own (both unordered). By itself it leaves SQLite its rollback journal; the peer
-dbos-wal is the same on a file that was put into WAL mode before. Its launch is not part of its time.
+dbos-wal is the same on a file that was put into WAL mode before. Its launch is not part of its time. It has no graphs
+and no reverting of its own, so it has no rows there.
 """
 
 from __future__ import annotations
@@ -52,10 +55,13 @@ PARTS = ("operations", "time", "memory", "statements", "peers")
 STORES = ("none", "memory", "sqlite")
 #: From this size on the exponents are fitted; below, what is paid once weighs too much.
 FITTED_FROM = 1000
-#: Largest size at which SQL is counted and the garbage collector matters little.
+#: Largest size at which SQL is counted: what a task executes does not depend on how many there are.
 STATEMENTS_LIMIT = 1000
 
-Series = dict[tuple[str, str, str], list[tuple[int, float]]]
+#: Size whose calls are taken off before the fit: they are, but for ten tasks, what is paid once for each flow.
+BASE = 10
+
+Points = list[tuple[int, float]]
 
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
@@ -75,9 +81,9 @@ def in_own_process(case: dict[str, Any], repeat: int = 1) -> dict[str, Any]:
     return min(rows, key=lambda row: row.get("total_us", 0))
 
 
-def exponent(points: list[tuple[int, float]]) -> float | None:
+def exponent(points: Points, fitted_from: int) -> float | None:
     """Slope of log(cost) over log(size) by least squares; ``None`` where it cannot be told."""
-    points = [(size, cost) for size, cost in points if size >= FITTED_FROM and cost > 0]
+    points = [(size, cost) for size, cost in points if size >= fitted_from and cost > 0]
     if len({size for size, _ in points}) < 2:
         return None
     return statistics.linear_regression(*zip(*[(math.log(x), math.log(y)) for x, y in points], strict=True)).slope
@@ -88,7 +94,8 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._series: Series = defaultdict(list)
+        self._calls: dict[tuple[str, str], dict[str, Points]] = defaultdict(lambda: defaultdict(list))
+        self._times: dict[tuple[str, str], dict[str, Points]] = defaultdict(lambda: defaultdict(list))
 
     def run(self) -> None:
         options = self._options
@@ -117,18 +124,19 @@ class Bench:
         return [count for count in sizes if store == "none" or count <= self._options.durable_limit]
 
     def _operations(self, case: dict[str, Any]) -> None:
-        for count in self._sizes(case["store"], self._options.counted_sizes):
+        series = self._calls[case["store"], case["pattern"]]
+        for count in sorted({BASE, *self._sizes(case["store"], self._options.counted_sizes)}):
             row = self._say(in_own_process({"what": "operations", **case, "count": count}))
             for phase in (*ours.PHASES, "total"):
-                self._series[case["store"], case["pattern"], f"calls {phase}"].append((count, row[phase] * count))
+                series[phase].append((count, row[phase] * count))
 
     def _time(self, case: dict[str, Any]) -> None:
         for collector in self._options.gc:
             for count in self._sizes(case["store"], self._options.sizes):
                 timed = {"what": "time", **case, "gc": collector, "count": count}
                 row = self._say(in_own_process(timed, self._options.repeat))
-                key = case["store"], case["pattern"], f"time gc {collector}"
-                self._series[key].append((count, row["total_us"] * count))
+                spent = sum(row[f"{phase}_us"] for phase in ours.PHASES)
+                self._times[case["store"], case["pattern"]][f"time_gc_{collector}"].append((count, spent * count))
 
     def _memory(self, case: dict[str, Any]) -> None:
         for count in self._sizes(case["store"], self._options.counted_sizes):
@@ -140,36 +148,50 @@ class Bench:
                 self._say(in_own_process({"what": "statements", **case, "count": count}))
 
     def _peers(self, store: str, pattern: str, count: int, present: list[str]) -> None:
-        """A run of ours, then the peers at once after it, so that they meet the same machine."""
+        """A run of ours, then the peers at once after it, so that they meet the same machine; again for each repeat."""
         case = {"store": store, "pattern": pattern, "count": count, "engine": self._options.engine, "gc": "on"}
         todo = [(peer, way) for peer in present for way in peers.ways(peer, store, pattern, count)]
         if not todo:
             return
-        own = self._say(self._with_statements(case))
-        for peer, way in todo:
-            row = self._with_statements({**case, "peer": peer, "way": way})
-            for column in ("run", "total"):
-                row[f"{column}_to_ours"] = round(row[f"{column}_us"] / own[f"{column}_us"], 2)
+        cases = [case, *({**case, "peer": peer, "way": way} for peer, way in todo)]
+        rounds = [[in_own_process({"what": "time", **each}) for each in cases] for _ in range(self._options.repeat)]
+        own = None
+        for rows in zip(*rounds, strict=True):
+            row = self._with_statements(min(rows, key=lambda row: row["total_us"]))
+            own = own or row
+            if row is not own:
+                for column in ("run", "run_cpu", "total"):
+                    row[f"{column}_to_ours"] = round(row[f"{column}_us"] / own[f"{column}_us"], 2)
             self._say(row)
 
-    def _with_statements(self, case: dict[str, Any]) -> dict[str, Any]:
-        """The row of a timed run, with the SQL of a second one of at most ``STATEMENTS_LIMIT`` tasks."""
-        row = in_own_process({"what": "time", **case}, self._options.repeat)
-        if case["store"] == "sqlite":
-            counted = {"what": "statements", **case, "count": min(case["count"], STATEMENTS_LIMIT)}
-            other = in_own_process(counted)
+    def _with_statements(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row of a timed run, with the SQL of another one of at most ``STATEMENTS_LIMIT`` tasks."""
+        if row["store"] == "sqlite":
+            keys = ("store", "pattern", "engine", "gc", "peer", "way")
+            case: dict[str, Any] = {key: row[key] for key in keys if key in row}
+            case |= {"what": "statements", "count": min(row["count"], STATEMENTS_LIMIT)}
+            other = in_own_process(case)
             row |= {key: other[key] for key in ("reads_a_task", "writes_a_task", "commits_a_task")}
         return row
 
     def _exponents(self) -> None:
-        """One line for each store and pattern: exponents of calls per phase, then of time."""
-        lines: dict[tuple[str, str], dict[str, Any]] = {}
-        for (store, pattern, name), points in self._series.items():
-            slope = exponent(points)
-            if slope is not None:
-                lines.setdefault((store, pattern), {})[name.replace(" ", "_")] = f"{slope:.2f}"
-        for (store, pattern), found in lines.items():
-            self._say({"what": "exponents", "store": store, "pattern": pattern, **found})
+        """For each store and pattern: calls for each further task, and exponents of calls and of time."""
+        for key in {**self._calls, **self._times}:
+            further, slopes = {}, {}
+            for phase, points in self._calls[key].items():
+                (base, paid_once), *larger = points
+                above = [(size - base, calls - paid_once) for size, calls in larger if size > base]
+                if above:
+                    further[phase] = round(above[-1][1] / above[-1][0], 2)
+                slopes[f"calls_{phase}"] = exponent(above, FITTED_FROM - base)
+            for name, points in self._times[key].items():
+                slopes[name] = exponent(points, FITTED_FROM)
+            where = {"store": key[0], "pattern": key[1]}
+            if further:
+                self._say({"what": "calls for each further task", **where, **further})
+            fitted = {name: f"{slope:.3f}" for name, slope in slopes.items() if slope is not None}
+            if fitted:
+                self._say({"what": "exponents", **where, **fitted})
 
     def _say(self, row: dict[str, Any]) -> dict[str, Any]:
         text = json.dumps(row) if self._options.json else "  ".join(f"{key}={value}" for key, value in row.items())
@@ -217,8 +239,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--patterns", _choice(*PATTERNS), ",".join(PATTERNS), "shapes of flow; graph: layers of ten tasks, three "
         "inputs each; revert: linear, the last task fails and all are reverted")  # fmt: skip
     add("--sizes", _numbers, "10,100,1000,10000,30000,100000", "numbers of tasks to time")
-    add("--counted-sizes", _numbers, "1000,3000,10000", "numbers of tasks to count calls, memory and SQL at; SQL at "
-        f"most at {STATEMENTS_LIMIT}")  # fmt: skip
+    add("--counted-sizes", _numbers, "1000,3000,10000", "numbers of tasks to count calls, memory and SQL at, SQL "
+        f"at no more than {STATEMENTS_LIMIT}")  # fmt: skip
     add("--peer-sizes", _numbers, "100,1000", "numbers of tasks to compare at; a peer that takes too long at a size "
         "is left out there (peers.LIMITS)")  # fmt: skip
     add("--peers", _choice(*peers.PACKAGES), ",".join(peers.PACKAGES), "whom to compare with, where installed")

@@ -16,6 +16,7 @@ from counting import Growth, Modes, Statements, calls_or_nothing, distinct_value
 from floors import call_floor, commit_floor
 from workloads import WARM_UP, make
 
+#: Phases whose cost is in proportion to the tasks; loading, between build and compile, is paid once for each flow.
 PHASES = ("build", "compile", "prepare", "run")
 
 
@@ -79,6 +80,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
             flow = make(names, case["pattern"], count)
             phases.end("build")
             engine = api.load(connection, flow, **_options(case))
+            phases.end("load")
             engine.compile()
             phases.end("compile")
             engine.prepare()
@@ -86,11 +88,15 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
             growth = Growth(database) if durable else None
             if statements is not None:
                 statements.take()
+            processor = time.process_time()
             with contextlib.suppress(ArithmeticError):
                 engine.run()
+            processor = time.process_time() - processor
             phases.end("run")
         if what in ("time", "operations"):
             row |= phases.columns()
+        if what == "time":
+            row["run_cpu_us"] = round(processor / count * 1e6, 2)
         if what == "memory":
             row["bytes_a_task"] = round(tracemalloc.get_traced_memory()[1] / count)
             tracemalloc.stop()

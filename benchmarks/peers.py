@@ -75,9 +75,10 @@ def _watched(run: Callable[[], Any], database: Path, count: int, statements: Sta
     growth = Growth(database) if database.exists() else None
     if statements is not None:
         statements.take()
-    begun = time.perf_counter()
+    begun, processor = time.perf_counter(), time.process_time()
     run()
     found: dict[str, Any] = {"seconds": time.perf_counter() - begun}
+    found["run_cpu_us"] = round((time.process_time() - processor) / count * 1e6, 2)
     if statements is not None:
         found |= {f"{key}_a_task": round(number / count, 3) for key, number in statements.take().items()}
     if growth is not None:
@@ -104,15 +105,17 @@ def _taskflow(
     warm = taskflow.engines.load(make(names, case["pattern"], WARM_UP), engine=case["engine"])
     with contextlib.suppress(ArithmeticError):
         warm.run()
-    timings, begun = {}, time.perf_counter()
+    at = [time.perf_counter()]
     flow = make(names, case["pattern"], count)
-    timings["build"] = time.perf_counter() - begun
+    at.append(time.perf_counter())
     engine = taskflow.engines.load(flow, backend=backend, engine=case["engine"])
+    at.append(time.perf_counter())
     engine.compile()
-    timings["compile"] = time.perf_counter() - begun - timings["build"]
-    at = time.perf_counter()
+    at.append(time.perf_counter())
     engine.prepare()
-    timings["prepare"] = time.perf_counter() - at
+    at.append(time.perf_counter())
+    phases = ("build", "load", "compile", "prepare")
+    timings = {phase: end - begin for phase, begin, end in zip(phases, at[:-1], at[1:], strict=True)}
 
     def run() -> None:
         with contextlib.suppress(ArithmeticError):
@@ -151,9 +154,7 @@ def _dbos(
 
         @DBOS.workflow()
         def in_a_row(number: int) -> int:
-            for _ in range(number):
-                last = unit()
-            return last
+            return len([unit() for _ in range(number)])
 
         @DBOS.workflow()
         async def gathered(number: int) -> int:
