@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Life of a store; logbooks, flows and atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pluggableflow import states
+from pluggableflow.connection import SUSPEND, Changes, Connection
+from pluggableflow.exceptions import FlowOwned, LeaseLost, NotFound
+from pluggableflow.failure import Failure
+from pluggableflow.middleware import FlowDetail, TaskDetail, new_uuid
+from pluggableflow.testing.abilities import ConnectionKit
+from pluggableflow.testing.records import LONG, SHORT, Raw, claimed, new_book, saved_flow
+
+
+class RecordTests(ConnectionKit):
+    """What is written comes back."""
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def test_abilities_are_declared(self, connection: Connection) -> None:
+        assert isinstance(connection.durable, bool) and isinstance(connection.shared, bool)
+        assert connection.largest_value_bytes >= 2**20 and connection.largest_commit_bytes >= 2**20
+
+    def test_upgrade_may_be_called_again_and_keeps_data(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        connection.upgrade()
+        connection.upgrade()
+        connection.validate()
+        assert connection.get_flow_details(flow.uuid) == flow
+
+    def test_close_may_be_called_again(self, connection: Connection) -> None:
+        connection.close()
+        connection.close()
+
+    def test_clear_all_deletes_everything_also_what_is_leased(self, connection: Connection, raw: Raw) -> None:
+        flow = saved_flow(connection)
+        lease = claimed(connection, flow).lease
+        connection.clear_all()
+        assert connection.get_logbooks() == []
+        assert connection.find_flows() == []
+        assert raw("flow", flow.uuid) is None
+        assert all(raw("atom", atom.uuid) is None for atom in flow)
+        with pytest.raises(LeaseLost):
+            connection.commit(lease, 0, Changes(flow={"state": states.RUNNING}))
+
+    # -- logbooks -------------------------------------------------------------------------------------------------
+
+    def test_a_book_comes_back_equal(self, connection: Connection) -> None:
+        book = new_book("one", "two")
+        book.meta = {"key": ("tuple", {1, 2})}
+        first, _second = book
+        first.meta, first.priority, first.wake_at = {"a": 1}, 7, 12345
+        first.factory = {"name": "module:function", "args": [], "kwargs": {}}
+        connection.save_logbook(book)
+        assert book.created_at and book.updated_at and first.created_at
+        assert connection.get_logbook(book.uuid) == book
+
+    def test_what_is_written_is_in_the_store(self, connection: Connection, raw: Raw) -> None:
+        book = new_book("flow")
+        connection.save_logbook(book)
+        (flow,) = book
+        stored = raw("flow", flow.uuid)
+        assert stored is not None
+        assert {**flow.to_record()} == {column: stored[column] for column in flow.to_record()}
+        for atom in flow:
+            stored = raw("atom", atom.uuid)
+            assert stored is not None
+            assert atom.to_record() == {column: stored[column] for column in atom.to_record()}
+        stored = raw("logbook", book.uuid)
+        assert stored is not None and stored["name"] == "book"
+
+    def test_saving_a_book_again_updates_its_meta_and_adds_only_new_flows(self, connection: Connection) -> None:
+        book = new_book("one")
+        connection.save_logbook(book)
+        created_at = book.created_at
+        (one,) = book
+        one.state = states.FAILURE
+        book.meta = {"new": True}
+        book.add(FlowDetail("two"))
+        connection.save_logbook(book)
+        stored = connection.get_logbook(book.uuid)
+        assert stored.meta == {"new": True} and stored.created_at == created_at
+        assert [(flow.name, flow.state) for flow in stored] == [("one", states.PENDING), ("two", states.PENDING)]
+
+    def test_books_are_listed_oldest_first(self, connection: Connection) -> None:
+        assert connection.get_logbooks() == []
+        books = [new_book("flow", name=name) for name in "bac"]
+        for book in books:
+            connection.save_logbook(book)
+        expected = sorted(books, key=lambda book: (book.created_at, book.uuid))
+        assert [book.uuid for book in connection.get_logbooks()] == [book.uuid for book in expected]
+
+    def test_a_lazy_read_leaves_out_what_is_below(self, connection: Connection) -> None:
+        book = new_book("one", "two")
+        connection.save_logbook(book)
+        assert len(connection.get_logbook(book.uuid, lazy=True)) == 0
+        assert [len(each) for each in connection.get_logbooks(lazy=True)] == [0]
+        assert [len(flow) for flow in connection.get_flows_for_book(book.uuid, lazy=True)] == [0, 0]
+        assert [len(flow) for flow in connection.get_flows_for_book(book.uuid)] == [2, 2]
+        (first, _second) = book
+        assert len(connection.get_flow_details(first.uuid, lazy=True)) == 0
+
+    def test_destroying_a_book_takes_everything_below(self, connection: Connection, raw: Raw) -> None:
+        book, other = new_book("one", "two"), new_book("three")
+        connection.save_logbook(book)
+        connection.save_logbook(other)
+        connection.destroy_logbook(book.uuid)
+        assert raw("logbook", book.uuid) is None
+        for flow in book:
+            assert raw("flow", flow.uuid) is None
+            assert all(raw("atom", atom.uuid) is None for atom in flow)
+        assert connection.get_logbook(other.uuid) == other
+
+    def test_a_book_with_a_leased_flow_is_destroyed_only_by_force(self, connection: Connection) -> None:
+        book = new_book("flow")
+        connection.save_logbook(book)
+        (flow,) = book
+        lease = claimed(connection, flow).lease
+        with pytest.raises(FlowOwned):
+            connection.destroy_logbook(book.uuid)
+        assert connection.get_logbook(book.uuid).name == "book"
+        connection.destroy_logbook(book.uuid, force=True)
+        with pytest.raises(LeaseLost):
+            connection.commit(lease, 0, Changes(flow={"state": states.RUNNING}))
+        with pytest.raises(LeaseLost):
+            connection.renew(lease, LONG)
+        connection.release(lease)
+
+    def test_an_unknown_uuid_is_named(self, connection: Connection) -> None:
+        unknown = new_uuid()
+        calls: list[Callable[[], object]] = [
+            lambda: connection.get_logbook(unknown),
+            lambda: connection.destroy_logbook(unknown),
+            lambda: connection.get_flow_details(unknown),
+            lambda: connection.get_flows_for_book(unknown),
+            lambda: connection.get_atoms_for_flow(unknown),
+            lambda: connection.get_atom_details(unknown),
+            lambda: connection.update_flow_details(FlowDetail("flow", unknown)),
+            lambda: connection.update_atom_details(TaskDetail("task", unknown)),
+            lambda: connection.find_flows(after=unknown),
+            lambda: connection.request(unknown, SUSPEND, "me"),
+            lambda: connection.claim(token="t", owner="o", lease_seconds=LONG, flow_uuid=unknown),
+        ]
+        for call in calls:
+            with pytest.raises(NotFound, match=unknown):
+                call()
+
+    # -- flows and atoms ------------------------------------------------------------------------------------------
+
+    def test_updating_a_flow_writes_it_and_its_atoms(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        task, _retry = flow
+        flow.state, flow.meta, flow.priority = states.SUSPENDED, {"k": [1]}, 3
+        task.put(states.SUCCESS, {"value": (1, 2)})
+        flow.add(TaskDetail("third"))
+        connection.update_flow_details(flow)
+        stored = connection.get_flow_details(flow.uuid)
+        assert (stored.state, stored.meta, stored.priority) == (states.SUSPENDED, {"k": [1]}, 3)
+        assert [atom.name for atom in stored] == ["task", "retry", "third"]
+        assert next(iter(stored)).results == {"value": (1, 2)}
+
+    def test_updating_a_flow_keeps_atoms_that_it_does_not_name(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        connection.update_flow_details(flow.copy(retain_contents=False))
+        assert len(connection.get_flow_details(flow.uuid)) == 2
+
+    def test_updates_never_touch_ownership_but_fence_an_expired_holder(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        claim = claimed(connection, flow, SHORT)
+        before = connection.get_flow_details(flow.uuid, lazy=True)
+        flow.token, flow.epoch, flow.owner, flow.revision = "mine", 99, "me", 55
+        connection.update_flow_details(flow)
+        after = connection.get_flow_details(flow.uuid, lazy=True)
+        assert (after.token, after.epoch, after.owner) == (before.token, before.epoch, before.owner)
+        assert after.revision == before.revision + 2
+        with pytest.raises(LeaseLost):
+            connection.commit(claim.lease, claim.revision, Changes(flow={"state": states.FAILURE}))
+
+    def test_updates_are_refused_under_a_live_lease(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        claimed(connection, flow)
+        flow.state = states.FAILURE
+        task, _retry = flow
+        task.state = states.FAILURE
+        with pytest.raises(FlowOwned) as owned:
+            connection.update_flow_details(flow)
+        assert owned.value.owner == "tests" and owned.value.epoch == 1 and 0 < owned.value.seconds_left <= LONG
+        with pytest.raises(FlowOwned):
+            connection.update_atom_details(task)
+        stored = connection.get_flow_details(flow.uuid)
+        assert stored.state == states.PENDING
+        assert all(atom.state == states.PENDING for atom in stored)
+
+    def test_updating_an_atom_writes_it(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        task, retry = flow
+        task.put(states.FAILURE, Failure.from_exception(ValueError("broken")))
+        retry.put(states.SUCCESS, 3)
+        for atom in (task, retry):
+            connection.update_atom_details(atom)
+            assert connection.get_atom_details(atom.uuid) == atom
+        assert connection.get_flow_details(flow.uuid, lazy=True).revision == 4
+
+    def test_flows_are_found_by_every_condition(self, connection: Connection) -> None:
+        first = saved_flow(connection, "alpha", state=states.SUCCESS)
+        second = saved_flow(connection, "beta", state=states.FAILURE)
+        connection.claim(token="t", owner="somebody", lease_seconds=LONG, flow_uuid=second.uuid)
+
+        def found(**conditions: Any) -> list[str]:
+            return [flow.name for flow in connection.find_flows(**conditions)]
+
+        assert sorted(found()) == ["alpha", "beta"]
+        assert found(states=[states.SUCCESS]) == ["alpha"]
+        assert found(states=[]) == []
+        assert found(name="beta") == ["beta"] and found(name="Beta") == []
+        assert found(owner="somebody") == ["beta"] and found(owner="nobody") == []
+        assert first.created_at is not None
+        assert found(created_before=first.created_at) == []
+        assert found(name="beta", states=[states.SUCCESS]) == []
+
+    def test_pages_of_flows_cover_everything_once_in_order(self, connection: Connection) -> None:
+        flows = [saved_flow(connection, f"flow{number}") for number in range(7)]
+        expected = [flow.uuid for flow in sorted(flows, key=lambda flow: (flow.created_at, flow.uuid))]
+        seen: list[str] = []
+        while page := connection.find_flows(limit=3, after=seen[-1] if seen else None):
+            assert len(page) <= 3
+            seen += [flow.uuid for flow in page]
+        assert seen == expected
