@@ -15,13 +15,14 @@ from pluggableflow.compiler import compile as compile_flow
 from pluggableflow.connection import SUSPEND, Connection
 from pluggableflow.engine import Engine
 from pluggableflow.engines.decisions import Decisions
+from pluggableflow.engines.news import News
+from pluggableflow.engines.options import OptionTypes, checked
 from pluggableflow.exceptions import (
     EncodingError,
     FlowMismatch,
     LeaseLost,
     MissingDependencies,
     NotFound,
-    OptionError,
     StorageFailure,
     ValueTooLarge,
 )
@@ -31,13 +32,12 @@ from pluggableflow.flow import Depth, Flow
 from pluggableflow.lease import LeaseKeeper, claim
 from pluggableflow.machine import Machine, Restored
 from pluggableflow.middleware import FlowDetail
-from pluggableflow.plan import END, RETRY, Plan
+from pluggableflow.plan import END, Plan
 from pluggableflow.signatures import check, signatures
 from pluggableflow.storage import INJECTOR, META_DEPTH
 
 #: Progress is stored at most so often by commits of its own.
 PROGRESS_SECONDS = 1.0
-_WITHDRAWN = (states.RUNNING, states.PENDING)
 _RESUMABLE = (states.RUNNING, states.REVERTING, states.SUSPENDING, states.SUSPENDED, states.RESUMING)
 
 
@@ -53,8 +53,7 @@ class ActionEngine(Engine):
       gets the :class:`FlowMismatch` and returns whether to accept
     """
 
-    #: Option name to its default and the types it may have.
-    option_types: Mapping[str, tuple[Any, tuple[type, ...]]] = {
+    option_types: OptionTypes = {
         "defer_reverts": (False, (bool,)),
         "never_resolve": (False, (bool,)),
         "inject_transient": (True, (bool,)),
@@ -66,7 +65,7 @@ class ActionEngine(Engine):
     def __init__(
         self, flow: Flow, flow_detail: FlowDetail, connection: Connection | None, options: Mapping[str, Any]
     ) -> None:
-        super().__init__(flow, flow_detail, connection, _checked(options, self.option_types, type(self).__name__))
+        super().__init__(flow, flow_detail, connection, checked(options, self.option_types, type(self).__name__))
         self.plan: Plan | None = None
         self._machine: Machine | None = None
         self._keeper: LeaseKeeper | None = None
@@ -76,7 +75,6 @@ class ActionEngine(Engine):
         self._resuming = False
         self._outcomes: SimpleQueue[Outcome | None] = SimpleQueue()
         self._clock = (time.time_ns() // 1000, time.monotonic_ns())
-        self._flow_news: list[tuple[str, str]] = []
         self._reports: dict[int, float] = {}
         self._reported_at = 0.0
         self._starts: list[int] = []  # not handed out yet
@@ -234,11 +232,11 @@ class ActionEngine(Engine):
         assert plan is not None
         machine = Machine(plan, defer_reverts=options["defer_reverts"], never_resolve=options["never_resolve"])
         self._machine, self._decisions = machine, Decisions(plan, storage, self._now)
-        self._notifications: list[tuple[int, str, str]] = []
+        self._news = News(plan, storage, self.notifier, self.atom_notifier)
         self._starts, self._leftover = [], []
         flow_state = storage.get_flow_state()
         if flow_state in _RESUMABLE:
-            self._notify_flow(states.RESUMING, flow_state)
+            self._news.tell_flow(states.RESUMING, flow_state)
             self._resuming = True
         restored = {}
         if flow_state != states.PENDING or self.connection is not None:
@@ -296,14 +294,14 @@ class ActionEngine(Engine):
                 suspended = stopping and machine.has_work()
                 self._set_flow_state(states.SUSPENDED if suspended else machine.final_state)
                 self._commit()
-                self._tell(machine, ())
+                self._news.tell()
                 yield storage.get_flow_state()
                 return
             if sleeping:
                 storage.set_wake_at(min(machine.timers.values()))
             if self._commit():
                 yield storage.get_flow_state()
-            self._tell(machine, starts)
+            self._news.tell(starts)
             self._hand_out(machine, executor, starts)
             self._starts = []
             if sleeping:
@@ -370,13 +368,12 @@ class ActionEngine(Engine):
         if not machine.changes:
             return
         storage, attempt, intention, depth = self.storage, machine.attempt, machine.intention, machine.depth
-        listened, signed = bool(self.atom_notifier), self._signatures
+        news, signed = self._news, self._signatures
         for node, state in machine.changes:
             old = storage.apply(node, state, attempt[node], intention.get(node, states.EXECUTE), depth.get(node), now)
             if signed and old == states.PENDING:
                 storage.keep_signature(node, signed[node])
-            if listened and old != state and (old, state) != _WITHDRAWN:
-                self._notifications.append((node, state, old))
+            news.atom(node, state, old)
         machine.changes.clear()
 
     def _commit(self) -> bool:
@@ -392,10 +389,8 @@ class ActionEngine(Engine):
         return True
 
     def _hand_out(self, machine: Machine, executor: Executor, starts: list[int]) -> None:
-        plan, storage = self.plan, self.storage
+        plan, storage, news = self.plan, self.storage, self._news
         assert plan is not None
-        before = {node: old for node, _state, old in self._notifications}
-        self._notifications.clear()
         for at, node in enumerate(starts):
             if self._suspending or (self._keeper is not None and not self._keeper.safe):
                 for withdrawn in reversed(starts[at:]):
@@ -405,8 +400,7 @@ class ActionEngine(Engine):
             task = plan.atoms[node]
             detail = storage.node_detail(node)
             revert = machine.state[node] == states.REVERTING
-            if self.atom_notifier:
-                self._notify_atom(node, detail.state, before.get(node, detail.state))
+            news.tell_start(node)
             try:
                 arguments = self._decisions.arguments(node, revert)
             except NotFound as error:
@@ -473,9 +467,7 @@ class ActionEngine(Engine):
         self._drain(machine, self._now())
         self._set_flow_state(states.SUSPENDED if machine.has_work() else machine.final_state)
         self._commit()
-        self._tell(machine, ())
-
-    # -- telling --------------------------------------------------------------------------------------------------
+        self._news.tell()
 
     def _set_flow_state(self, state: str) -> None:
         old = self.storage.get_flow_state()
@@ -486,43 +478,7 @@ class ActionEngine(Engine):
         self._resuming = False
         states.check_flow_transition(old, state)
         self.storage.set_flow_state(state)
-        self._flow_news.append((state, old))
-
-    def _tell(self, machine: Machine, starts: list[int] | tuple[int, ...]) -> None:
-        """Tell listeners what the last commit holds, but for the starts, which are told as they are handed out."""
-        starting = set(starts)
-        for node, state, old in self._notifications:
-            if node not in starting or state not in (states.RUNNING, states.REVERTING):
-                self._notify_atom(node, state, old)
-        self._notifications = [
-            each for each in self._notifications if each[0] in starting and each[1] == machine.state[each[0]]
-        ]
-        for state, old in self._flow_news:
-            self._notify_flow(state, old)
-        self._flow_news.clear()
-
-    def _notify_flow(self, state: str, old: str) -> None:
-        if self.notifier:
-            details = {"flow_name": self.storage.flow_name, "flow_uuid": self.storage.flow_uuid, "old_state": old}
-            self.notifier.notify(state, details)
-
-    def _notify_atom(self, node: int, state: str, old: str) -> None:
-        assert self.plan is not None
-        detail, kind = self.storage.node_detail(node), "retry" if self.plan.kinds[node] == RETRY else "task"
-        details: dict[str, Any] = {
-            f"{kind}_name": detail.name,
-            f"{kind}_uuid": detail.uuid,
-            "flow_name": self.storage.flow_name,
-            "flow_uuid": self.storage.flow_uuid,
-            "old_state": old,
-        }
-        if state == states.SUCCESS:
-            details["result"] = detail.results
-        elif state == states.FAILURE:
-            details["result"] = detail.failure
-        elif state in (states.REVERTED, states.REVERT_FAILURE):
-            details["result"] = detail.revert_failure if detail.revert_failure is not None else detail.revert_results
-        self.atom_notifier.notify(state, details)
+        self._news.flow(state, old)
 
 
 def _alike(stored: Any, value: Any) -> bool:
@@ -536,25 +492,3 @@ def _alike(stored: Any, value: Any) -> bool:
         return codec.dumps(stored) == codec.dumps(value)
     except EncodingError:
         return False
-
-
-def _checked(
-    options: Mapping[str, Any], known: Mapping[str, tuple[Any, tuple[type, ...]]], engine: str
-) -> dict[str, Any]:
-    """The options with their defaults.
-
-    :raises OptionError: names the option, and those that there are
-    """
-    for name, value in options.items():
-        if name not in known:
-            raise OptionError(f"{engine} has no option {name!r}; it has {', '.join(sorted(known))}")
-        kinds = known[name][1]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
-            raise OptionError(f"option {name!r} must be {' or '.join(kind.__name__ for kind in kinds)}, not {value!r}")
-    checked = {name: options.get(name, default) for name, (default, _kinds) in known.items()}
-    if checked["lease_seconds"] <= 0:
-        raise OptionError(f"lease_seconds must be more than 0, not {checked['lease_seconds']!r}")
-    answer = checked["on_mismatch"]
-    if answer not in ("refuse", "accept") and not callable(answer):
-        raise OptionError(f'on_mismatch must be "refuse", "accept" or a callable, not {answer!r}')
-    return checked

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's view of one flow: results, arguments, states and failures of atoms by name.
-
-While an engine holds the flow's lease it collects the changes of a wake-up, which :meth:`Storage.take_changes`
-hands over for one commit. Without a lease every change is written at once.
-"""
+"""The records of one flow, by the nodes of its plan, and what is to be written of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from pluggableflow import codec, states
@@ -17,7 +13,7 @@ from pluggableflow.exceptions import NotFound, ValueTooLarge
 from pluggableflow.failure import Failure
 from pluggableflow.flow import Depth
 from pluggableflow.middleware import AtomDetail, FlowDetail, Record, RetryDetail, Scalar, TaskDetail, new_uuids
-from pluggableflow.retry import History, Retry
+from pluggableflow.retry import Retry
 
 #: Name of the pseudo-atom that keeps the injected initial arguments.
 INJECTOR = "_PluggableFlow_INJECTOR"
@@ -27,31 +23,29 @@ META_PROGRESS_DETAILS = "progress_details"
 META_INJECTED = "injected"
 META_DEPTH = "decider_depth"
 
-_PROVIDING = (states.SUCCESS, states.RETRYING)
+PROVIDING = (states.SUCCESS, states.RETRYING)
 
 Providers = Any  # the linked list of pluggableflow.plan: (node, selector, next) or None
 Input = tuple[str, str, bool, Providers]
 
+RESET: Record = {
+    "intention": states.EXECUTE, "results": None, "failure": None, "revert_results": None, "revert_failure": None,
+    "not_before": None, "started_at": None, "finished_at": None,
+}  # fmt: skip
+_NEW_RECORD: Record = {"state": states.PENDING, "attempt": 0, "signature": None, "meta": None, **RESET}
+_NEW_RECORD |= {"deadline_at": None, "revision": 0}
 
-class Storage:
-    """What is known of the atoms of one flow.
 
-    :param connection: where it is kept; ``None`` keeps it in memory alone
-    :param scope_fetcher: atom name to the names of the atoms whose results it may see, nearest first, for
-        :meth:`fetch_mapped_args` of an atom; without it every atom sees every other
+class FlowRecords:
+    """What an engine keeps of the atoms of one flow, addressed by node.
+
+    While the engine holds the flow's lease the changes of a wake-up are collected, and :meth:`take_changes` hands
+    them over for one commit. Without a lease every change is written at once.
     """
 
-    injector_name = INJECTOR
-
-    def __init__(
-        self,
-        flow_detail: FlowDetail,
-        connection: Connection | None = None,
-        scope_fetcher: Callable[[str], Iterable[str]] | None = None,
-    ) -> None:
+    def __init__(self, flow_detail: FlowDetail, connection: Connection | None) -> None:
         self.flow_detail = flow_detail
         self._connection = connection
-        self._scope_fetcher = scope_fetcher
         self._leased = False
         self._by_name: dict[str, AtomDetail] = {}
         self._atoms: dict[str, Atom] = {}
@@ -230,7 +224,7 @@ class Storage:
             elif old_state != states.PENDING:
                 detail.reset()
                 self._failures.pop(detail.name, None)
-                columns |= _RESET
+                columns |= RESET
                 if detail.meta.pop(META_DEPTH, None) is not None:
                     columns["meta"] = self.encode(detail.meta or None)
         elif state == states.IGNORE:
@@ -307,7 +301,7 @@ class Storage:
         if detail.results or detail.failure is not None:
             detail.reset()
             self._keep_failure_of(detail)
-            self._patch(detail, dict(_RESET))
+            self._patch(detail, dict(RESET))
 
     def keep_signature(self, node: int, signature: str) -> None:
         """Keep what an atom is as it begins: its signature and its version."""
@@ -337,7 +331,7 @@ class Storage:
             while providers is not None:
                 node, selector, providers = providers
                 detail = nodes[node]
-                if detail is not None and detail.state in _PROVIDING:
+                if detail is not None and detail.state in PROVIDING:
                     try:
                         arguments[parameter] = select(detail.last_results, selector)
                         break
@@ -349,309 +343,11 @@ class Storage:
                     raise NotFound(f"{atom_name!r} needs {name!r}, which nothing that has run provides")
         return arguments
 
-    # -- injected values ------------------------------------------------------------------------------------------
-
-    def inject(self, pairs: Mapping[str, Any] | Iterable[tuple[str, Any]], transient: bool = False) -> None:
-        """Give initial arguments to the whole flow.
-
-        :param transient: keep them in this process only; they are not there after a resumption elsewhere
-        """
-        pairs = dict(pairs)
-        if transient:
-            self._transient.update(pairs)
-        else:
-            injector = self._by_name.get(INJECTOR)
-            results = {**(injector.results or {} if injector else {}), **pairs}
-            text = self.encode(results)
-            if injector is None:
-                injector = TaskDetail(INJECTOR)
-                self.flow_detail.add(injector)
-                self._by_name[INJECTOR] = injector
-            injector.results, injector.state = results, states.SUCCESS
-            self._patch(injector, {"results": text, "state": states.SUCCESS})
-        self._merge_given()
-        self._written()
-
-    def inject_atom_args(self, atom_name: str, pairs: Mapping[str, Any], transient: bool = True) -> None:
-        """Give arguments to one atom; they win over everything else it could see."""
-        if not pairs:
-            return
-        if not transient:
-            detail = self._detail(atom_name)
-            meta = {**detail.meta, META_INJECTED: {**detail.meta.get(META_INJECTED, {}), **pairs}}
-            text = self.encode(meta)
-            detail.meta = meta
-            self._patch(detail, {"meta": text})
-        self._atom_args.setdefault(atom_name, {}).update(pairs)
-        self._written()
-
-    def atom_arguments(self, atom_name: str) -> Mapping[str, Any]:
-        """The values injected into one atom."""
-        return self._atom_args.get(atom_name, {})
-
-    # -- results --------------------------------------------------------------------------------------------------
-
-    def save(self, atom_name: str, result: Any, state: str = states.SUCCESS) -> None:
-        """Keep the outcome of an atom, and its state."""
-        detail = self._detail(atom_name)
-        detail.put(state, result)
-        self._keep_failure_of(detail)
-        self._patch(detail, {key: value for key, value in detail.to_record().items() if key in _OUTCOME})
-        self._written()
-
-    def save_retry_failure(self, retry_name: str, failed_atom_name: str, failure: Failure) -> None:
-        """Add a failure to the latest attempt in a retry's history."""
-        detail = self._retry_detail(retry_name)
-        detail.last_failures.setdefault(failed_atom_name, failure)
-        self._patch(detail, {"results": codec.dumps(detail.results)})
-        self._written()
-
-    def cleanup_retry_history(self, retry_name: str, state: str) -> None:
-        """Forget a retry's history."""
-        detail = self._retry_detail(retry_name)
-        detail.state, detail.results = state, []
-        self._patch(detail, {"state": state, "results": None})
-        self._written()
-
-    def reset(self, atom_name: str, state: str = states.PENDING) -> None:
-        """Forget the outcomes of an atom."""
-        if atom_name == INJECTOR:
-            return
-        detail = self._detail(atom_name)
-        detail.reset(state)
-        self._keep_failure_of(detail)
-        self._patch(detail, {**_RESET, "state": state})
-        self._written()
-
     def _keep_failure_of(self, detail: AtomDetail) -> None:
         if detail.failure is None:
             self._failures.pop(detail.name, None)
         else:
             self._failures[detail.name] = detail.failure
-
-    def get(self, atom_name: str) -> Any:
-        """The result of an atom's execution: its value, or its failure.
-
-        :raises NotFound: there is none
-        """
-        detail = self._detail(atom_name)
-        if detail.failure is not None and detail.state not in _PROVIDING:
-            return detail.failure
-        if detail.state in (states.PENDING, states.IGNORE, states.RUNNING):
-            raise NotFound(f"{atom_name!r} is {detail.state} and has no result")
-        return detail.last_results
-
-    get_execute_result = get
-
-    def get_revert_result(self, atom_name: str) -> Any:
-        """What an atom's revert returned, or its failure.
-
-        :raises NotFound: it was not reverted
-        """
-        detail = self._detail(atom_name)
-        if detail.state not in (states.REVERTED, states.REVERT_FAILURE):
-            raise NotFound(f"{atom_name!r} is {detail.state} and was not reverted")
-        return detail.revert_failure if detail.revert_failure is not None else detail.revert_results
-
-    def _provided(self) -> dict[str, list[tuple[AtomDetail, Any]]]:
-        if self._providers is None:
-            self._providers = {}
-            for name, atom in self._atoms.items():
-                for output, selector in atom.save_as.items():
-                    self._providers.setdefault(output, []).append((self._by_name[name], selector))
-        return self._providers
-
-    def _values(self, name: str) -> Iterator[Any]:
-        if name in self.given:
-            yield self.given[name]
-        for detail, selector in self._provided().get(name, ()):
-            if detail.state in _PROVIDING:
-                try:
-                    yield select(detail.last_results, selector)
-                except NotFound:
-                    continue
-
-    def fetch(self, name: str, many_handler: Callable[[list[Any]], Any] | None = None) -> Any:
-        """The value of a name; where several atoms have provided it, the first unless ``many_handler`` chooses.
-
-        :raises NotFound: nothing provides it, or nothing has yet
-        """
-        values = list(self._values(name))
-        if not values:
-            known = "has not provided it yet" if name in self._provided() else "provides it"
-            raise NotFound(f"flow {self.flow_name!r}: {name!r}: no atom {known}")
-        return (many_handler or (lambda found: found[0]))(values)
-
-    def fetch_all(self, many_handler: Callable[[list[Any]], Any] | None = None) -> dict[str, Any]:
-        """All values by name; a list where several atoms have provided one name."""
-        results = {}
-        for name in [*self.given, *(each for each in self._provided() if each not in self.given)]:
-            values = list(self._values(name))
-            if values:
-                results[name] = values[0] if len(values) == 1 else (many_handler or list)(values)
-        return results
-
-    def fetch_mapped_args(
-        self,
-        args_mapping: Mapping[str, str],
-        atom_name: str | None = None,
-        optional_args: Iterable[str] = (),
-    ) -> dict[str, Any]:
-        """Values for parameters, by the names they are bound to, as the atom would see them.
-
-        :raises NotFound: a parameter that is not in ``optional_args`` has none
-        """
-        optional = frozenset(optional_args)
-        arguments = {}
-        for parameter, name in args_mapping.items():
-            values = list(self._visible(name, atom_name))
-            if values:
-                arguments[parameter] = values[0]
-            elif parameter not in optional:
-                raise NotFound(f"{name!r}, needed for {parameter!r} of {atom_name!r}, is not there")
-        return arguments
-
-    def fetch_unsatisfied_args(
-        self,
-        atom_name: str,
-        args_mapping: Mapping[str, str],
-        optional_args: Iterable[str] = (),
-    ) -> set[str]:
-        """The bound names that nothing could provide to the atom, whether or not it has run."""
-        own, optional, provided = self._atom_args.get(atom_name, {}), frozenset(optional_args), self._provided()
-        return {
-            name
-            for parameter, name in args_mapping.items()
-            if parameter not in optional and name not in own and name not in self.given and name not in provided
-        }
-
-    def _visible(self, name: str, atom_name: str | None) -> Iterator[Any]:
-        if atom_name is not None and name in self._atom_args.get(atom_name, {}):
-            yield self._atom_args[atom_name][name]
-        if name in self.given:
-            yield self.given[name]
-        if atom_name is None or self._scope_fetcher is None:
-            yield from self._values(name)
-            return
-        for visible in self._scope_fetcher(atom_name):
-            atom, detail = self._atoms.get(visible), self._by_name.get(visible)
-            if atom is not None and detail is not None and name in atom.save_as and detail.state in _PROVIDING:
-                yield select(detail.last_results, atom.save_as[name])
-
-    # -- failures -------------------------------------------------------------------------------------------------
-
-    def get_execute_failures(self) -> dict[str, Failure]:
-        """The failures of the last executions, by atom name."""
-        return dict(self._failures)
-
-    get_failures = get_execute_failures
-
-    def get_revert_failures(self) -> dict[str, Failure]:
-        """The failures of reverts, by atom name."""
-        return {each.name: each.revert_failure for each in self.flow_detail if each.revert_failure is not None}
-
-    def get_execute_failure(self, atom_name: str) -> Failure | None:
-        return self._detail(atom_name).failure
-
-    def get_revert_failure(self, atom_name: str) -> Failure | None:
-        return self._detail(atom_name).revert_failure
-
-    def has_failures(self) -> bool:
-        return any(each.failure is not None or each.revert_failure is not None for each in self.flow_detail)
-
-    # -- states ---------------------------------------------------------------------------------------------------
-
-    def get_atom_state(self, atom_name: str) -> str:
-        return self._detail(atom_name).state
-
-    def get_atoms_states(self, atom_names: Iterable[str]) -> dict[str, tuple[str, str]]:
-        """Atom name to state and intention."""
-        return {name: (self._detail(name).state, self._detail(name).intention) for name in atom_names}
-
-    def set_atom_state(self, atom_name: str, state: str) -> None:
-        detail = self._detail(atom_name)
-        detail.state = state
-        self._patch(detail, {"state": state})
-        self._written()
-
-    def get_atom_intention(self, atom_name: str) -> str:
-        return self._detail(atom_name).intention
-
-    def set_atom_intention(self, atom_name: str, intention: str) -> None:
-        detail = self._detail(atom_name)
-        detail.intention = intention
-        self._patch(detail, {"intention": intention})
-        self._written()
-
-    def get_flow_state(self) -> str:
-        return self.flow_detail.state
-
-    def set_flow_state(self, state: str) -> None:
-        self.flow_detail.state = state
-        self._patch_flow({"state": state})
-        self._written()
-
-    def set_wake_at(self, wake_at: int | None) -> None:
-        if self.flow_detail.wake_at != wake_at:
-            self.flow_detail.wake_at = wake_at
-            self._patch_flow({"wake_at": wake_at})
-
-    def acknowledge(self, sequence: int) -> None:
-        """The request of this sequence has been seen and is being followed."""
-        self.flow_detail.request_handled = sequence
-        self._patch_flow({"request_handled": sequence})
-
-    # -- metadata, progress, histories ------------------------------------------------------------------------------
-
-    def update_flow_metadata(self, update_with: Mapping[str, Any]) -> None:
-        meta = {**self.flow_detail.meta, **update_with}
-        text = self.encode(meta)
-        self.flow_detail.meta = meta
-        self._patch_flow({"meta": text})
-        self._written()
-
-    def update_atom_metadata(self, atom_name: str, update_with: Mapping[str, Any]) -> None:
-        detail = self._detail(atom_name)
-        meta = {**detail.meta, **update_with}
-        text = self.encode(meta)
-        detail.meta = meta
-        self._patch(detail, {"meta": text})
-        self._written()
-
-    def set_task_progress(self, task_name: str, progress: float, details: Mapping[str, Any] | None = None) -> None:
-        """Keep how far a task has come, from 0 to 1, and anything that says more of it."""
-        update: dict[str, Any] = {META_PROGRESS: progress}
-        if details is not None:
-            update[META_PROGRESS_DETAILS] = {"at_progress": progress, "details": dict(details)} if details else None
-        self.update_atom_metadata(task_name, update)
-
-    def get_task_progress(self, task_name: str) -> float:
-        """How far a task has come, from 0 to 1; 0 if it never said so."""
-        return float(self._detail(task_name).meta.get(META_PROGRESS, 0.0))
-
-    def get_task_progress_details(self, task_name: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._detail(task_name).meta.get(META_PROGRESS_DETAILS)
-        return found
-
-    def get_retry_history(self, retry_name: str) -> History:
-        """All attempts of a retry."""
-        detail = self._retry_detail(retry_name)
-        return History(detail.results, detail.failure)
-
-    def get_retry_histories(self) -> Iterator[tuple[str, History]]:
-        """Name and history of every retry."""
-        for detail in self.flow_detail:
-            if isinstance(detail, RetryDetail):
-                yield detail.name, History(detail.results, detail.failure)
-
-
-_RESET: Record = {
-    "intention": states.EXECUTE, "results": None, "failure": None, "revert_results": None, "revert_failure": None,
-    "not_before": None, "started_at": None, "finished_at": None,
-}  # fmt: skip
-_OUTCOME = frozenset({"state", "results", "failure", "revert_results", "revert_failure"})
-_NEW_RECORD: Record = {"state": states.PENDING, "attempt": 0, "signature": None, "meta": None, **_RESET}
-_NEW_RECORD |= {"deadline_at": None, "revision": 0}
 
 
 def _identity(detail: AtomDetail) -> dict[str, Scalar]:

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What listeners are to be told, kept until the commit that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from pluggableflow import states
+from pluggableflow.notifier import Notifier
+from pluggableflow.plan import RETRY, Plan
+from pluggableflow.storage import Storage
+
+_STARTED = (states.RUNNING, states.REVERTING)
+_WITHDRAWN = (states.RUNNING, states.PENDING)
+
+
+class News:
+    """Transitions of one run that listeners have not been told of.
+
+    The outcomes of a wake-up are told after its commit; a start is told as it is handed out.
+    """
+
+    def __init__(self, plan: Plan, storage: Storage, flow_notifier: Notifier, atom_notifier: Notifier) -> None:
+        self._kinds, self._storage = plan.kinds, storage
+        self._flow_notifier, self._atom_notifier = flow_notifier, atom_notifier
+        self._atoms: list[tuple[int, str, str]] = []
+        self._starts: dict[int, str] = {}
+        self._flow: list[tuple[str, str]] = []
+
+    def atom(self, node: int, state: str, old: str) -> None:
+        if old != state and (old, state) != _WITHDRAWN and self._atom_notifier:
+            self._atoms.append((node, state, old))
+
+    def flow(self, state: str, old: str) -> None:
+        self._flow.append((state, old))
+
+    def tell(self, starts: Collection[int] = ()) -> None:
+        """Tell all but the starts, which wait for :meth:`tell_start`."""
+        self._starts = dict.fromkeys(starts, "")
+        for node, state, old in self._atoms:
+            if node in self._starts and state == self._storage.node_detail(node).state and state in _STARTED:
+                self._starts[node] = old
+            elif node not in self._starts or state not in _STARTED:
+                self._tell_atom(node, state, old)
+        self._atoms.clear()
+        for state, old in self._flow:
+            self.tell_flow(state, old)
+        self._flow.clear()
+
+    def tell_start(self, node: int) -> None:
+        if self._atom_notifier:
+            state = self._storage.node_detail(node).state
+            self._tell_atom(node, state, self._starts[node] or state)
+
+    def tell_flow(self, state: str, old: str) -> None:
+        if self._flow_notifier:
+            storage = self._storage
+            details = {"flow_name": storage.flow_name, "flow_uuid": storage.flow_uuid, "old_state": old}
+            self._flow_notifier.notify(state, details)
+
+    def _tell_atom(self, node: int, state: str, old: str) -> None:
+        detail, kind = self._storage.node_detail(node), "retry" if self._kinds[node] == RETRY else "task"
+        details: dict[str, Any] = {
+            f"{kind}_name": detail.name,
+            f"{kind}_uuid": detail.uuid,
+            "flow_name": self._storage.flow_name,
+            "flow_uuid": self._storage.flow_uuid,
+            "old_state": old,
+        }
+        if state == states.SUCCESS:
+            details["result"] = detail.results
+        elif state == states.FAILURE:
+            details["result"] = detail.failure
+        elif state in (states.REVERTED, states.REVERT_FAILURE):
+            details["result"] = detail.revert_failure if detail.revert_failure is not None else detail.revert_results
+        self._atom_notifier.notify(state, details)
