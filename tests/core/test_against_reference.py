@@ -81,19 +81,23 @@ class Followed(MemoryConnection):
                 self.faults.append(f"{happened} with {arguments} instead of {expected}")
 
     def handed_out(self, state: str, details: dict[str, Any]) -> None:
-        """The engine says that it is about to hand out a task; of one that was interrupted no commit tells."""
+        """The engine says that it is about to hand out a task.
+
+        Of the start of an interrupted one no commit tells; nor need there be a commit after a decider has said yes.
+        """
         name = details.get("task_name")
         if name is None:
             return
         finish = "finish" if state == states.RUNNING else "finish_revert"
         if self.reference.state[name] != state or (finish, name) in self.carried_out:
             self.faults.append(f"{name} is handed out, but it is {self.reference.state[name]}")
-        self.expected[name] = self.reference.arguments(name)
-        if name in self.reference.interrupted:
-            try:
+        try:
+            self._follow_asked()
+            if name in self.reference.interrupted:
                 self.let(("start" if state == states.RUNNING else "start_revert", name))
-            except AssertionError as error:  # the notifier would keep it for itself
-                self.faults.append(str(error))
+        except AssertionError as error:  # the notifier would keep it for itself
+            self.faults.append(str(error))
+        self.expected[name] = self.reference.arguments(name)
 
     def commit(self, lease: Lease, revision: int, changes: Changes) -> int:
         self.number += 1
@@ -117,13 +121,16 @@ class Followed(MemoryConnection):
                 assert self.carried_out.count(finish) == 1, f"{finish} {self.carried_out.count(finish)} times"
                 self.carried_out.remove(finish)
                 self.let(finish)
-        for happened, failures in self.asked:
-            self.let(happened if failures is None else self._question(happened[1], failures))
-        self.asked.clear()
+        self._follow_asked()
         for name, state in tasks.items():
             if state in (states.RUNNING, states.REVERTING) and known[name] != state:
                 self.let(("start" if state == states.RUNNING else "start_revert", name))
         assert not self.faults, self.faults
+
+    def _follow_asked(self) -> None:
+        for happened, failures in self.asked:
+            self.let(happened if failures is None else self._question(happened[1], failures))
+        self.asked.clear()
 
     def _question(self, retry: str, failures: dict[str, str]) -> ref.Event:
         """The question that made these the failures of the latest attempt."""
