@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -406,3 +408,22 @@ def test_a_pool_that_takes_no_work_ends_the_run_and_the_next_one_goes_on(connect
     uuid = loaded.storage.flow_uuid
     run(flow, connection, flow_detail=connection.get_flow_details(uuid))
     assert connection.get_flow_details(uuid).state == states.SUCCESS
+
+
+def test_a_run_that_nobody_closed_ends_with_its_process(tmp_path: Path) -> None:
+    script = tmp_path / "forgetful.py"
+    script.write_text(
+        "from pluggableflow import api, task\n"
+        "from pluggableflow.patterns import unordered_flow\n"
+        "class Say(task.Task):\n"
+        "    def execute(self):\n"
+        "        print(self.name, flush=True)\n"
+        "flow = unordered_flow.Flow('flow').add(*[Say(name=f't{number}') for number in range(8)])\n"
+        f"engine = api.load('sqlite:///{tmp_path}/flows.db', flow, engine='parallel', max_workers=2, prefetch=0)\n"
+        "run = engine.run_iter()\n"
+        "next(run)\n"
+        "next(run)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == ""
+    assert {"t0", "t1"} <= set(done.stdout.split())
