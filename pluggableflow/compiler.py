@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flow to plan: numbers the nodes, links them, and finds out where each input can come from.
 
-One walk with an explicit stack, so nesting may be as deep as memory allows. The environment of a node (name to
+One walk with an explicit stack, so nesting may be as deep as memory allows. An item that stands in a second place is
+a fault, and not walked again; the walk goes on, so that all faults are found. The environment of a node (name to
 places) is a dict of linked lists that share their tails: a linear flow adds to it item by item; the items of other
 patterns see it as it was before the flow, and their additions are taken back and put in together at the flow's end.
 """
@@ -9,7 +10,9 @@ patterns see it as it was before the flow, and their additions are taken back an
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 from pluggableflow.atom import Atom, Input
@@ -20,13 +23,11 @@ from pluggableflow.exceptions import (
     DependencyFailure,
     Duplicate,
 )
-from pluggableflow.flow import Depth, Flow, Item
+from pluggableflow.flow import Depth, Flow, Item, needs_and_offers, summary, taken
 from pluggableflow.patterns import graph_flow, linear_flow
 from pluggableflow.plan import END, RETRY, START, TASK, BoundInput, Link, Places, Plan
-from pluggableflow.retry import Retry
 
 _NO_INPUTS: tuple[BoundInput, ...] = ()
-_Offers = list[tuple[str, int, Any]]
 
 
 def compile(flow: Flow) -> Plan:
@@ -40,15 +41,19 @@ def compile(flow: Flow) -> Plan:
 class _Frame:
     """A flow that is being walked through."""
 
-    __slots__ = ("flow", "start", "items", "ends", "undo", "offers", "graph", "previous", "leaf")
+    __slots__ = ("flow", "start", "linear", "first_offer", "own", "items", "starts", "ends", "undo", "graph",
+                 "previous", "leaf")  # fmt: skip
 
-    def __init__(self, flow: Flow, start: int) -> None:
+    def __init__(self, flow: Flow, start: int, first_offer: int) -> None:
         self.flow = flow
         self.start = start
+        self.linear = isinstance(flow, linear_flow.Flow)
+        self.first_offer = first_offer
+        self.own: Collection[str] = ()  # what its retry offers
         self.items: Iterator[Item] = iter(())
+        self.starts: list[int] = []  # first nodes of the items of a graph flow, as far as it is walked
         self.ends: dict[int, int] = {}  # id of an item that is done to the node after which others may come
         self.undo: list[tuple[str, Places]] = []
-        self.offers: _Offers = []
         self.leaf: dict[int, None] = {}
         self.graph: _Graph | None = None
         self.previous = start
@@ -70,18 +75,16 @@ class _Compiler:
         self.execute_inputs: list[tuple[BoundInput, ...]] = []
         self.revert_inputs: list[tuple[BoundInput, ...]] = []
         self.on_failure_inputs: dict[int, tuple[BoundInput, ...]] = {}
-        self.providers: dict[str, tuple[tuple[int, Any], ...]] = {}
-        self.shared: dict[str, list[tuple[int, Any]]] = {}  # names that several provide
+        self.providers: dict[str, tuple[tuple[int, Any], ...] | list[tuple[int, Any]]] = {}  # lists: several
+        self.offers: list[tuple[str, int, Any]] = []  # of all nodes, in their order, so those of a flow are a range
         self.index: dict[str, int] = {}
         self.places: dict[str, Places] = {}
         self.retries: list[int] = [-1]
         self.frames: list[_Frame] = []
-        self.summaries: dict[int, tuple[frozenset[str], frozenset[str], frozenset[str]]] = {}
+        self.stands_in: dict[int, str] = {id(top): ""}  # id of an item or retry to the name of the flow around it
 
     def plan(self) -> Plan:
-        if self._is_tree():
-            self._summarize()
-            self._walk()
+        self._walk()
         if self.faults:
             raise CompilationFailure(self.top.name, self.faults)
         return Plan(
@@ -99,67 +102,9 @@ class _Compiler:
             execute_inputs=tuple(self.execute_inputs),
             revert_inputs=tuple(self.revert_inputs),
             on_failure_inputs=self.on_failure_inputs,
-            providers=self.providers | {name: tuple(each) for name, each in self.shared.items()},
+            providers={name: tuple(each) for name, each in self.providers.items()},
             index=self.index,
         )
-
-    # -- before the walk ------------------------------------------------------------------------------------------
-
-    def _is_tree(self) -> bool:
-        """Whether every flow and task stands in one place; if not, walking on could have no end."""
-        seen: dict[int, str] = {id(self.top): ""}
-        stack = [self.top]
-        above: dict[int, Flow] = {}
-        fine = True
-        while stack:
-            flow = stack.pop()
-            for item in (flow.retry, *flow) if flow.retry is not None else flow:
-                if id(item) in seen:
-                    fine = False
-                    self.faults.append(self._twice(item, flow, above, seen[id(item)]))
-                    continue
-                seen[id(item)] = flow.name
-                if isinstance(item, Flow):
-                    above[id(item)] = flow
-                    stack.append(item)
-        return fine
-
-    @staticmethod
-    def _twice(item: Item, flow: Flow, above: dict[int, Flow], first: str) -> DefinitionError:
-        at: Flow | None = flow
-        while at is not None:
-            if at is item:
-                return DefinitionError(f"flow {item.name!r} contains itself, through flow {flow.name!r}")
-            at = above.get(id(at))
-        return DefinitionError(f"{item.name!r} stands in flow {first!r} and in flow {flow.name!r}; make a second one")
-
-    def _summarize(self) -> None:
-        """Requires, provides and all names used, of each flow inside a graph flow, from the inside out."""
-        order: list[Flow] = [self.top]
-        for flow in order:
-            order.extend(item for item in flow if isinstance(item, Flow))
-        if not any(isinstance(flow, graph_flow.Flow) for flow in order) or len(order) == 1:
-            return
-        for flow in reversed(order):
-            requires: set[str] = set()
-            provides: set[str] = set()
-            used: set[str] = set()
-            if flow.retry is not None:
-                requires |= flow.retry.requires
-                provides |= flow.retry.provides
-                used |= _used(flow.retry)
-            satisfied = set(provides)
-            for item in flow:
-                if isinstance(item, Flow):
-                    needs, offers, uses = self.summaries[id(item)]
-                else:
-                    needs, offers, uses = item.requires, item.provides, _used(item)
-                requires |= needs - satisfied
-                provides |= offers
-                used |= uses
-                if flow._siblings_provide:
-                    satisfied |= offers
-            self.summaries[id(flow)] = frozenset(requires), frozenset(provides), frozenset(used)
 
     # -- the walk -------------------------------------------------------------------------------------------------
 
@@ -168,8 +113,10 @@ class _Compiler:
         while self.frames:
             frame = self.frames[-1]
             for item in frame.items:
-                self._before_item(frame, item)
-                if isinstance(item, Flow):
+                if frame.graph is not None:
+                    self._show_ancestors(frame, frame.graph, item)
+                    frame.starts.append(len(self.kinds))
+                if not isinstance(item, Atom):
                     self._open(item)
                     break
                 self._task(frame, item)
@@ -206,66 +153,88 @@ class _Compiler:
         start = self._node(START, flow.name, None)
         if outer is not None:
             self._connect(outer, flow, start)
-        frame = _Frame(flow, start)
+        frame = _Frame(flow, start, len(self.offers))
         self.frames.append(frame)
         retry = flow.retry
-        if retry is not None:
+        if retry is not None and self._placed(retry, flow):
             node = self._node(RETRY, retry.name, retry)
             self.start_of_retry[node] = start
             self._bind(node, retry)
             self.on_failure_inputs[node] = self._bound(retry.on_failure_inputs)
             self.predecessors[node] = (start,)
             frame.previous = node
-            self._offer(frame, node, retry)
+            frame.own = retry.save_as
+            self._register(node, retry)
+            self._show(frame.first_offer)
             self.retries.append(node)
         else:
             self.retries.append(self.retries[-1])
+        items = [item for item in flow if self._placed(item, flow)]
         if isinstance(flow, graph_flow.Flow):
-            frame.graph = _Graph(flow, self.summaries, self.faults)
-            frame.items = iter(frame.graph.order)
-        else:
-            frame.items = iter(flow)
+            if flow._as_added:
+                summary(self.top)  # before those of flows inside, so that one that contains itself ends there
+            frame.graph = _Graph(flow, items, self.faults)
+            items = frame.graph.order
+        frame.items = iter(items)
 
-    def _before_item(self, frame: _Frame, item: Item) -> None:
-        if frame.graph is not None:
-            self._show_ancestors(frame, frame.graph, item)
+    def _placed(self, item: Item, flow: Flow) -> bool:
+        """Give an item its place. It is a fault if it has one already; to walk it again could have no end."""
+        first = self.stands_in.get(id(item))
+        if first is None:
+            self.stands_in[id(item)] = flow.name
+            return True
+        if any(frame.flow is item for frame in self.frames):
+            fault = f"flow {item.name!r} contains itself, through flow {flow.name!r}"
+        else:
+            fault = f"{item.name!r} stands in flow {first!r} and in flow {flow.name!r}; make a second one"
+        self.faults.append(DefinitionError(fault))
+        return False
 
     def _show_ancestors(self, frame: _Frame, graph: _Graph, item: Item) -> None:
         """Put what the ancestors of a node of a graph flow provide into the environment."""
-        if isinstance(item, Flow):
-            names = self.summaries[id(item)][2]
-        else:
-            names = frozenset([name for _parameter, name, _optional in (*item.execute_inputs, *item.revert_inputs)])
         before = graph.before[item]
-        for name in names:
-            offered = graph.offered.get(name)
-            if not offered:
-                continue
-            if len(offered) == 1 and graph.order[offered[0][0]] in before:
-                _source, node, part = offered[0]
-                places = self.places.get(name)
-                frame.undo.append((name, places))
-                self.places[name] = (node, part, places)
-                continue
-            every = {position: graph.order[position] for position, _node, _part in offered}
-            sources = [position for position, source in every.items() if graph.precedes(source, item)]
-            if len(sources) > 1:
-                which = ", ".join(repr(every[position].name) for position in sources)
-                self.faults.append(
-                    AmbiguousDependency(f"flow {frame.flow.name!r}: {item.name!r} gets {name!r} from {which}")
-                )
-            if sources:
-                frame.undo.append((name, self.places.get(name)))
-                for position, node, part in offered:
-                    if position == sources[0]:
-                        self.places[name] = (node, part, self.places.get(name))
+        if not before:
+            return
+        starts = frame.starts
+        for name in taken(item) if isinstance(item, Atom) else summary(item).takes:
+            offered: Sequence[tuple[int, Any]] | None = self.providers.get(name)
+            if offered is None or offered[-1][0] < starts[0]:
+                continue  # nothing inside this flow provides it
+            if len(offered) > 1:
+                offered = self._offered_to(item, name, frame, graph, offered)
+            else:
+                source = graph.order[bisect_right(starts, offered[0][0]) - 1]
+                if source not in before and not graph.precedes(source, item):
+                    continue
+            places = self.places.get(name)
+            frame.undo.append((name, places))
+            for node, part in offered:
+                places = (node, part, places)
+            self.places[name] = places
+
+    def _offered_to(
+        self, item: Item, name: str, frame: _Frame, graph: _Graph, offered: Sequence[tuple[int, Any]]
+    ) -> list[tuple[int, Any]]:
+        """Those of several that provide a name which lie in the one ancestor that does."""
+        found: dict[Item, list[tuple[int, Any]]] = {}
+        for each in offered[bisect_left(offered, frame.starts[0], key=itemgetter(0)) :]:
+            source = graph.order[bisect_right(frame.starts, each[0]) - 1]
+            if graph.precedes(source, item):
+                found.setdefault(source, []).append(each)
+        if len(found) > 1:
+            which = ", ".join(repr(source.name) for source in found)
+            self.faults.append(
+                AmbiguousDependency(f"flow {frame.flow.name!r}: {item.name!r} gets {name!r} from {which}")
+            )
+        return next(iter(found.values()), [])
 
     def _task(self, frame: _Frame, item: Item) -> None:
         node = self._node(TASK, item.name, item)
         self._connect(frame, item, node)
         self._bind(node, item)
-        offers = self._register(node, item)
-        self._done(frame, item, node, offers)
+        first_offer = len(self.offers)
+        self._register(node, item)
+        self._done(frame, item, node, first_offer)
 
     def _connect(self, frame: _Frame, item: Item, node: int) -> None:
         """Let a node come after what its flow says."""
@@ -284,35 +253,22 @@ class _Compiler:
             if decider is not None:
                 self.deciders.setdefault(node, []).append(Link(end, decider, depth or Depth.ALL))
 
-    def _done(self, frame: _Frame, item: Item, node: int, offers: _Offers) -> None:
+    def _done(self, frame: _Frame, item: Item, node: int, first_offer: int) -> None:
         """An item is complete: what comes after it may see what it offers."""
+        if frame.linear:
+            frame.previous = node
+            self._show(first_offer)
+            return
+        frame.leaf[node] = None
         if frame.graph is not None:
             frame.ends[id(item)] = node
-            frame.leaf[node] = None
-            self._roll_back(frame)
-            for name, provider, part in offers:
-                offered = frame.graph.offered
-                offered[name] = (*offered.get(name, ()), (frame.graph.at, provider, part))
-            frame.graph.at += 1
-            frame.offers += offers
-        elif isinstance(frame.flow, linear_flow.Flow):
-            frame.previous = node
-            for name, provider, part in offers:
-                self.places[name] = (provider, part, self.places.get(name))
-            frame.offers += offers
-        else:
-            frame.leaf[node] = None
-            frame.offers += offers
+            while frame.undo:
+                name, places = frame.undo.pop()
+                self.places[name] = places
 
-    def _roll_back(self, frame: _Frame) -> None:
-        while frame.undo:
-            name, places = frame.undo.pop()
-            self.places[name] = places
-
-    def _offer(self, frame: _Frame, node: int, retry: Retry) -> None:
-        for name, provider, part in self._register(node, retry):
-            self.places[name] = (provider, part, self.places.get(name))
-            frame.offers.append((name, provider, part))
+    def _show(self, first_offer: int) -> None:
+        for name, node, part in self.offers[first_offer:]:
+            self.places[name] = (node, part, self.places.get(name))
 
     def _close(self, frame: _Frame) -> None:
         self.frames.pop()
@@ -320,32 +276,24 @@ class _Compiler:
         flow = frame.flow
         end = self._node(END, flow.name, None)
         self.end_of[frame.start] = end
-        if isinstance(flow, linear_flow.Flow) or not frame.leaf:
-            self.predecessors[end] = (frame.previous,)
-        else:
-            self.predecessors[end] = tuple(frame.leaf)
+        self.predecessors[end] = tuple(frame.leaf) or (frame.previous,)
         if not self.frames:
             return
         outer = self.frames[-1]
         # What this flow's items offered stands on top of the environment: all of it after a linear flow, what the
         # retry offered after any other. The flow around decides who sees it from here on.
-        if isinstance(flow, linear_flow.Flow):
-            if isinstance(outer.flow, linear_flow.Flow):
-                outer.previous = end
-                outer.offers += frame.offers
-                return
-            shown = frame.offers
-        else:
-            shown = frame.offers[: len(flow.retry.save_as)] if flow.retry is not None else []
-        for name, _provider, _part in reversed(shown):
+        if frame.linear and outer.linear:
+            outer.previous = end
+            return
+        for name in [offer[0] for offer in self.offers[frame.first_offer :]] if frame.linear else frame.own:
             places = self.places[name]
             assert places is not None
             self.places[name] = places[2]
-        self._done(outer, flow, end, frame.offers)
+        self._done(outer, flow, end, frame.first_offer)
 
     # -- inputs and outputs ---------------------------------------------------------------------------------------
 
-    def _register(self, node: int, atom: Atom) -> _Offers:
+    def _register(self, node: int, atom: Atom) -> None:
         if atom.name in self.index:
             first = self.index[atom.name]
             flows = [self.names[self.flow_of[each]] for each in (first, node)]
@@ -354,15 +302,15 @@ class _Compiler:
             )
         else:
             self.index[atom.name] = node
-        if not atom.save_as:
-            return []
-        offers = [(name, node, part) for name, part in atom.save_as.items()]
-        for name, _node, part in offers:
-            if name not in self.providers:
+        for name, part in atom.save_as.items():
+            self.offers.append((name, node, part))
+            known = self.providers.get(name)
+            if known is None:
                 self.providers[name] = ((node, part),)
+            elif isinstance(known, tuple):
+                self.providers[name] = [*known, (node, part)]
             else:
-                self.shared.setdefault(name, list(self.providers[name])).append((node, part))
-        return offers
+                known.append((node, part))
 
     def _bind(self, node: int, atom: Atom) -> None:
         inputs = atom.execute_inputs
@@ -377,89 +325,82 @@ class _Compiler:
         return tuple([(parameter, name, optional, places.get(name)) for parameter, name, optional in inputs])
 
 
-def _used(atom: Atom) -> frozenset[str]:
-    names = {name for _parameter, name, _optional in (*atom.execute_inputs, *atom.revert_inputs)}
-    if isinstance(atom, Retry):
-        names |= {name for _parameter, name, _optional in atom.on_failure_inputs}
-    return frozenset(names)
-
-
 class _Graph:
-    """The items of a graph flow in order, with the links that its nested flows have come to need since."""
+    """The items of a graph flow in order, with links for what its nested flows have come to need or offer since."""
 
-    def __init__(
-        self,
-        flow: graph_flow.Flow,
-        summaries: dict[int, tuple[frozenset[str], frozenset[str], frozenset[str]]],
-        faults: list[DefinitionError],
-    ) -> None:
-        self.offered: dict[str, tuple[tuple[int, int, Any], ...]] = {}  # by position of the item in ``order``
-        self.at = 0
+    def __init__(self, flow: graph_flow.Flow, items: list[Item], faults: list[DefinitionError]) -> None:
         self._reached: dict[int, set[int]] = {}
-        self.order: list[Item] = list(flow)
-        kept = {id(item) for item in self.order}
-        self.before: dict[Item, dict[Item, graph_flow.LinkData]] = {
-            item: {source: data for source, data in flow._before[item].items() if id(source) in kept}
-            if len(kept) < len(flow._before)
-            else flow._before[item]
-            for item in self.order
-        }
-        if any(isinstance(item, Flow) for item in self.order) and self._link_nested(flow, summaries, faults):
-            self.order = self._sorted(flow, faults)
-
-    def _link_nested(
-        self,
-        flow: graph_flow.Flow,
-        summaries: dict[int, tuple[frozenset[str], frozenset[str], frozenset[str]]],
-        faults: list[DefinitionError],
-    ) -> bool:
-        """Infer links for what nested flows require or provide now; returns whether there were any."""
-        offers: dict[str, list[Item]] = {}
-        for item in self.order:
-            for name in summaries[id(item)][1] if isinstance(item, Flow) else item.provides:
-                offers.setdefault(name, []).append(item)
-        own = flow.retry.provides if flow.retry is not None else frozenset()
-        inferred: list[tuple[Item, Item]] = []
-        for item in self.order:
-            needs = summaries[id(item)][0] if isinstance(item, Flow) else item.requires
-            for name in sorted(needs - own):
-                sources = [source for source in offers.get(name, ()) if source is not item]
-                nested = isinstance(item, Flow) or any(isinstance(source, Flow) for source in sources)
-                if not nested or any(source in self.before[item] for source in sources):
-                    continue
-                sources = [source for source in sources if not self.precedes(item, source)]
-                if len(sources) > 1:
-                    which = ", ".join(repr(source.name) for source in sources)
-                    faults.append(
-                        AmbiguousDependency(
-                            f"flow {flow.name!r}: {item.name!r} requires {name!r}, which {which} provide"
-                        )
-                    )
-                elif sources:
-                    inferred.append((sources[0], item))
+        self.order = items
+        self.before = flow._before
+        if len(items) < len(flow._before):
+            kept = {id(item) for item in items}
+            self.before = {
+                item: {source: data for source, data in flow._before[item].items() if id(source) in kept}
+                for item in items
+            }
+        inferred = self._links(flow, faults) if flow._as_added else []
         if inferred:
-            self.before = {each: dict(sources) for each, sources in self.before.items()}
-            self._reached.clear()
+            linked = {item: dict(self.before[item]) for item in items}
             for source, item in inferred:
-                self.before[item][source] = (False, (), None, None)
-        return bool(inferred)
+                linked[item][source] = (False, (), None, None)
+            ordered = self._sorted(linked)
+            if len(ordered) < len(items):
+                free = set(ordered)
+                stuck = ", ".join(repr(item.name) for item in items if item not in free)
+                faults.append(DependencyFailure(f"flow {flow.name!r}: {stuck} need each other, so no order exists"))
+            else:
+                self.order, self.before = ordered, linked
+                self._reached.clear()
 
-    def _sorted(self, flow: graph_flow.Flow, faults: list[DefinitionError]) -> list[Item]:
-        waiting = {id(item): len(self.before[item]) for item in self.order}
-        after: dict[int, list[Item]] = {}
+    def _links(self, flow: graph_flow.Flow, faults: list[DefinitionError]) -> list[tuple[Item, Item]]:
+        """The links for names that nested flows have gained since they were added, as if these were added now."""
+        own = flow.retry.provides if flow.retry is not None else frozenset()
+        gained: dict[str, list[Item]] = {}  # offers
+        asked: dict[tuple[Item, str], list[Item]] = {}  # item and name that it lacks to those that might serve it
         for item in self.order:
-            for source in self.before[item]:
-                after.setdefault(id(source), []).append(item)
-        ordered = [item for item in self.order if not waiting[id(item)]]
+            then = flow._as_added.get(item)
+            if then is not None:
+                now = summary(item)
+                for name in sorted(now.offers - then.offers):
+                    gained.setdefault(name, []).append(item)
+                for name in sorted(now.needs - then.needs - own):
+                    asked[item, name] = list(flow._providers.get(name, ()))
+        for (_item, name), sources in asked.items():
+            sources += gained.get(name, ())
+        for name, sources in gained.items():
+            asked.update(((item, name), sources) for item in flow._waiting.get(name, ()))
+        at = {item: position for position, item in enumerate(self.order)}  # a targeted flow has left others out
+        found: list[tuple[Item, Item]] = []
+        for item, name in sorted((each for each in asked if each[0] in at), key=lambda each: (at[each[0]], each[1])):
+            if name not in needs_and_offers(item)[0]:
+                continue
+            sources = [each for each in asked[item, name] if each in at and name in needs_and_offers(each)[1]]
+            sources.sort(key=at.__getitem__)
+            if any(source in self.before[item] for source in sources):
+                continue
+            sources = [source for source in sources if source is not item and not self.precedes(item, source)]
+            if len(sources) > 1:
+                which = ", ".join(repr(source.name) for source in sources)
+                faults.append(
+                    AmbiguousDependency(f"flow {flow.name!r}: {item.name!r} requires {name!r}, which {which} provide")
+                )
+            elif sources:
+                found.append((sources[0], item))
+        return found
+
+    def _sorted(self, before: dict[Item, dict[Item, graph_flow.LinkData]]) -> list[Item]:
+        """The items in an order for these links; those that have none are left out."""
+        waiting = {item: len(sources) for item, sources in before.items()}
+        after: dict[Item, list[Item]] = {}
+        for item, sources in before.items():
+            for source in sources:
+                after.setdefault(source, []).append(item)
+        ordered = [item for item in self.order if not waiting[item]]
         for item in ordered:
-            for later in after.get(id(item), ()):
-                waiting[id(later)] -= 1
-                if not waiting[id(later)]:
+            for later in after.get(item, ()):
+                waiting[later] -= 1
+                if not waiting[later]:
                     ordered.append(later)
-        if len(ordered) < len(self.order):
-            stuck = ", ".join(repr(item.name) for item in self.order if waiting[id(item)])
-            faults.append(DependencyFailure(f"flow {flow.name!r}: {stuck} need each other, so no order exists"))
-            return []
         return ordered
 
     def precedes(self, source: Item, item: Item) -> bool:

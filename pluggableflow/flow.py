@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pluggableflow.atom import Atom, check_name
 from pluggableflow.exceptions import DefinitionError
@@ -49,6 +49,14 @@ class Depth(enum.Enum):
             raise DefinitionError(f"a decider's depth is one of {names}, not {depth!r}") from None
 
 
+class Summary(NamedTuple):
+    """The names that a flow needs from outside, that it offers, and that anything in it takes, at any depth."""
+
+    needs: frozenset[str]
+    offers: frozenset[str]
+    takes: frozenset[str]
+
+
 class Flow(ABC):
     """A named pattern of tasks and flows, perhaps controlled by a retry.
 
@@ -57,6 +65,10 @@ class Flow(ABC):
 
     #: Whether an item may need what an earlier one provides.
     _siblings_provide = True
+    #: A summary holds as long as its era lasts. A flow that has one ends the era when it changes, for those of flows
+    #: around it are made of its own.
+    _era: ClassVar[object] = object()
+    _kept: tuple[object, Summary] | None = None  # era and summary
 
     def __init__(self, name: str, retry: Retry | None = None) -> None:
         self.name = check_name(name)
@@ -88,12 +100,18 @@ class Flow(ABC):
     @property
     def provides(self) -> frozenset[str]:
         """All names that something in it provides, at any depth."""
-        return _summary(self)[1]
+        return summary(self).offers
 
     @property
     def requires(self) -> frozenset[str]:
         """The names that it needs from outside."""
-        return _summary(self)[0]
+        return summary(self).needs
+
+    def _changed(self) -> None:
+        """To be called after every change of its items, their order among it."""
+        if self._kept is not None:
+            self._kept = None
+            Flow._era = object()
 
     def to_networkx(self) -> networkx.DiGraph[Item]:
         """Its items and links as a graph; the retry is a graph attribute."""
@@ -112,6 +130,30 @@ class Flow(ABC):
         return f"<{self}>"
 
 
+_Listed = TypeVar("_Listed", bound="ListedFlow")
+
+
+class ListedFlow(Flow):
+    """A flow whose items stay in the order in which they were added."""
+
+    def __init__(self, name: str, retry: Retry | None = None) -> None:
+        super().__init__(name, retry)
+        self._items: list[Item] = []
+
+    def add(self: _Listed, *items: Item) -> _Listed:
+        for item in items:
+            check_item(self, item)
+        self._items.extend(items)
+        self._changed()
+        return self
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
+
+
 def check_item(flow: Flow, item: Item) -> None:
     """Refuse what cannot be in a flow.
 
@@ -127,36 +169,60 @@ def check_item(flow: Flow, item: Item) -> None:
 
 def needs_and_offers(item: Item) -> tuple[frozenset[str], frozenset[str]]:
     """What an item requires from outside and what it provides."""
-    return (item.requires, item.provides) if isinstance(item, Atom) else _summary(item)
+    return (item.requires, item.provides) if isinstance(item, Atom) else summary(item)[:2]
 
 
-def _summary(top: Flow) -> tuple[frozenset[str], frozenset[str]]:
-    """Requires and provides of a flow, whatever the depth of nesting: flows inside come first."""
-    order: list[Flow] = []
+def summary(top: Flow) -> Summary:
+    """Of a flow, whatever the depth of nesting: flows inside come first, and those whose summary holds are left out."""
+    era = Flow._era
+    found: dict[int, Summary] = {}
+    order: list[tuple[Flow, list[Item]]] = []
     seen: set[int] = set()
     stack = [top]
     while stack:
         flow = stack.pop()
-        if id(flow) not in seen:
-            seen.add(id(flow))
-            order.append(flow)
-            stack.extend(item for item in flow if isinstance(item, Flow))
-    found: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
-    for flow in reversed(order):
-        requires: set[str] = set()
-        provides: set[str] = set()
-        if flow.retry is not None:
-            requires |= flow.retry.requires
-            provides |= flow.retry.provides
-        satisfied = set(provides)
-        for item in flow:
-            if isinstance(item, Atom):
-                needs, offers = item.requires, item.provides
-            else:
-                needs, offers = found.get(id(item), (frozenset(), frozenset()))
-            requires |= needs - satisfied
-            provides |= offers
-            if flow._siblings_provide:
-                satisfied |= offers
-        found[id(flow)] = frozenset(requires), frozenset(provides)
+        if id(flow) in seen:
+            continue
+        seen.add(id(flow))
+        kept = flow._kept
+        if kept is not None and kept[0] is era:
+            found[id(flow)] = kept[1]
+        else:
+            items = list(flow)
+            order.append((flow, items))
+            stack.extend(item for item in items if isinstance(item, Flow))
+    for flow, items in reversed(order):
+        found[id(flow)] = _summarize(flow, items, found)
+        flow._kept = era, found[id(flow)]
     return found[id(top)]
+
+
+def _summarize(flow: Flow, items: list[Item], found: dict[int, Summary]) -> Summary:
+    needs: set[str] = set()
+    offers: set[str] = set()
+    takes: set[str] = set()
+    if flow.retry is not None:
+        needs |= flow.retry.requires
+        offers |= flow.retry.provides
+        takes |= taken(flow.retry)
+        takes.update([name for _parameter, name, _optional in flow.retry.on_failure_inputs])
+    satisfied = set(offers)
+    for item in items:
+        if isinstance(item, Atom):
+            part = Summary(item.requires, item.provides, taken(item))
+        else:
+            part = found.get(id(item), _NOTHING)  # nothing: it contains itself
+        needs |= part.needs - satisfied
+        offers |= part.offers
+        takes |= part.takes
+        if flow._siblings_provide:
+            satisfied |= part.offers
+    return Summary(frozenset(needs), frozenset(offers), frozenset(takes))
+
+
+_NOTHING = Summary(frozenset(), frozenset(), frozenset())
+
+
+def taken(atom: Atom) -> frozenset[str]:
+    """The names that execute or revert take, those that may be missing among them."""
+    return frozenset([name for _parameter, name, _optional in (*atom.execute_inputs, *atom.revert_inputs)])

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pluggableflow.atom import Atom
 from pluggableflow.exceptions import AmbiguousDependency, DefinitionError, DependencyFailure
 from pluggableflow.flow import (
     LINK_DECIDER,
@@ -15,8 +16,10 @@ from pluggableflow.flow import (
     Depth,
     Item,
     Link,
+    Summary,
     check_item,
     needs_and_offers,
+    summary,
 )
 from pluggableflow.flow import Flow as _Flow
 from pluggableflow.retry import Retry
@@ -54,6 +57,7 @@ class Flow(_Flow):
         self._first_rank, self._last_rank = 0, 0
         self._providers: dict[str, list[Item]] = {}
         self._waiting: dict[str, dict[Item, None]] = {}  # required name to items that nothing is linked for yet
+        self._as_added: dict[Item, Summary] = {}  # of flows; they may change
 
     def __len__(self) -> int:
         return len(self._rank)
@@ -95,10 +99,13 @@ class Flow(_Flow):
         except DefinitionError:
             self._undo(journal)
             raise
+        finally:
+            self._changed()
         return self
 
     def _insert(self, item: Item, resolve_requires: bool, resolve_existing: bool, journal: _Journal) -> None:
-        needs, offers = needs_and_offers(item)
+        known = None if isinstance(item, Atom) else summary(item)
+        needs, offers = (item.requires, item.provides) if known is None else known[:2]
         retry_offers = self.retry.provides if self.retry is not None else frozenset()
         sources: list[tuple[Item, str]] = []
         unlinked: list[str] = []
@@ -129,6 +136,8 @@ class Flow(_Flow):
         # The place in the order: last if it only has predecessors, first if it only has successors.
         journal.added.append(item)
         self._before[item] = {}
+        if known is not None:
+            self._as_added[item] = known
         if targets and not sources:
             self._first_rank -= 1
             self._rank[item] = self._first_rank
@@ -173,6 +182,7 @@ class Flow(_Flow):
             for name in needs:
                 self._waiting.get(name, {}).pop(item, None)
             del self._rank[item], self._before[item]
+            self._as_added.pop(item, None)
 
     # -- linking --------------------------------------------------------------------------------------------------
 
@@ -200,6 +210,7 @@ class Flow(_Flow):
         for name in needs_and_offers(u)[1]:
             if name in self._waiting:
                 self._waiting[name].pop(v, None)
+        self._changed()
         return self
 
     def _order(self, item: Item, later: Item, moved: dict[Item, int]) -> None:
@@ -266,10 +277,12 @@ class TargetedFlow(Flow):
         if target_node not in self._rank:
             raise DefinitionError(f"flow {self.name!r}: {target_node!r} must be added before it is the target")
         self._target = target_node
+        self._changed()
 
     def reset_target(self) -> None:
         """Run everything again."""
         self._target = None
+        self._changed()
 
     def _needed(self) -> set[Item]:
         if self._target is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan says: who can take whose values, in which order nodes are numbered, what is missing or wrong."""
+"""What a plan says: who can take whose values, in which order nodes are numbered, what is missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from pluggableflow import retry, task
 from pluggableflow.compiler import compile
-from pluggableflow.exceptions import AmbiguousDependency, CompilationFailure, DependencyFailure, Duplicate
 from pluggableflow.flow import Depth, Flow
 from pluggableflow.patterns import graph_flow, linear_flow, unordered_flow
 from pluggableflow.plan import END, RETRY, START, TASK, Link, Plan
@@ -43,100 +42,6 @@ def sources(plan: Plan, atom: str, name: str = "x") -> list[str]:
                 found.append(plan.names[places[0]])
                 places = places[2]
     return found
-
-
-def refused(flow: Flow) -> CompilationFailure:
-    with pytest.raises(CompilationFailure) as caught:
-        compile(flow)
-    assert caught.value.flow_name == flow.name
-    for fault in caught.value.faults:
-        assert f"\n  - {fault}" in str(caught.value)
-    assert f"{len(caught.value.faults)} fault(s)" in str(caught.value)
-    return caught.value
-
-
-# -- faults -----------------------------------------------------------------------------------------------------------
-
-
-@PATTERNS
-def test_two_atoms_of_one_name_are_refused_wherever_they_are(pattern: type[Flow]) -> None:
-    inner = pattern("inner").add(step("a"))
-    faults = refused(pattern("outer").add(step("a"), inner)).faults
-    assert [type(fault) for fault in faults] == [Duplicate]
-    assert str(faults[0]) == "two atoms are named 'a', in flow 'outer' and in flow 'inner'"
-
-
-def test_a_retry_and_a_task_of_one_name_are_refused() -> None:
-    (fault,) = refused(Linear("flow", retry=again("a")).add(step("a"))).faults
-    assert isinstance(fault, Duplicate)
-
-
-def test_flows_may_share_their_name_with_others_and_with_atoms() -> None:
-    plan = compile(Linear("a").add(Linear("a").add(step("a")), Linear("a")))
-    assert plan.index == {"a": 2}
-
-
-def test_faults_of_all_kinds_are_reported_together() -> None:
-    left, right, consumer = Linear("left"), Linear("right"), step("consumer", "x")
-    ambiguous = Graph("ambiguous").add(left, right, consumer)
-    left.add(step("l", "", "x"))
-    right.add(step("r", "", "x"))
-    one, two = Linear("one"), Linear("two")
-    cyclic = Graph("cyclic").add(one, two)
-    one.add(step("o", "u", "v"))
-    two.add(step("t", "v", "u"))
-    flow = Linear("all").add(step("a"), step("a"), ambiguous, cyclic, step("b"), Unordered("last").add(step("b")))
-    faults = refused(flow).faults
-    assert [type(fault) for fault in faults] == [Duplicate, AmbiguousDependency, DependencyFailure, Duplicate]
-    assert str(faults[1]) == "flow 'ambiguous': 'consumer' requires 'x', which 'left', 'right' provide"
-    assert str(faults[2]) == "flow 'cyclic': 'one', 'two' need each other, so no order exists"
-
-
-@PATTERNS
-def test_every_item_that_stands_in_two_places_is_reported(pattern: type[Flow]) -> None:
-    shared, nested, control = step("shared"), Linear("nested"), again("r")
-    first = pattern("first", retry=control).add(shared, nested)
-    second = pattern("second", retry=control).add(shared, nested)
-    faults = refused(Linear("flow").add(first, second)).faults
-    assert len(faults) == 3
-    for name in ("shared", "nested", "r"):
-        (fault,) = [each for each in faults if f"{name!r} stands in flow" in str(each)]
-        assert "'first'" in str(fault) and "'second'" in str(fault)
-
-
-@pytest.mark.parametrize("pattern", [Linear, Unordered])
-def test_an_item_that_stands_twice_in_one_flow_is_reported(pattern: type[Flow]) -> None:
-    shared = step("shared")
-    (fault,) = refused(pattern("flow").add(shared, shared)).faults
-    assert str(fault) == "'shared' stands in flow 'flow' and in flow 'flow'; make a second one"
-
-
-@PATTERNS
-def test_a_flow_that_contains_itself_through_another_is_refused(pattern: type[Flow]) -> None:
-    outer, inner = pattern("outer"), pattern("inner")
-    outer.add(inner)
-    inner.add(outer)
-    (fault,) = refused(outer).faults
-    assert str(fault) == "flow 'outer' contains itself, through flow 'inner'"
-
-
-def test_an_optional_input_that_comes_from_two_that_are_linked_is_ambiguous() -> None:
-    a, b, c = step("a", "", "x"), step("b", "", "x"), maybe("c")
-    flow = Graph("flow")
-    flow.add(a, b, c)
-    flow.link(a, c).link(b, c)
-    (fault,) = refused(flow).faults
-    assert isinstance(fault, AmbiguousDependency)
-    assert str(fault) == "flow 'flow': 'c' gets 'x' from 'a', 'b'"
-
-
-def test_a_flow_that_was_refused_compiles_when_it_was_mended() -> None:
-    inner = Linear("inner").add(step("a"))
-    flow = Linear("flow").add(inner, step("b", "", "x"))
-    inner.add(step("b"))
-    refused(flow)
-    inner._items.pop()
-    assert sorted(compile(flow).index) == ["a", "b"]
 
 
 # -- scoping ----------------------------------------------------------------------------------------------------------
@@ -233,6 +138,69 @@ def test_what_nested_flows_have_come_to_need_since_they_were_added_is_linked() -
     plan = compile(graph)
     assert sources(plan, "b") == ["a"]
     assert plan.index["a"] < plan.index["b"]
+
+
+@pytest.mark.parametrize("provider", [step("a", "", "x"), Linear("provider").add(step("a", "", "x"))])
+def test_a_nested_flow_that_was_added_without_resolving_what_it_requires_stays_unlinked(provider: Any) -> None:
+    graph = Graph("graph").add(provider)
+    graph.add(Linear("inner").add(step("b", "x")), resolve_requires=False)
+    plan = compile(graph)
+    assert sources(plan, "b") == []
+    assert plan.predecessors[plan.flow_of[plan.index["b"]]] == (0,)
+
+
+@pytest.mark.parametrize("consumer", [step("b", "x"), Linear("consumer").add(step("b", "x"))])
+def test_a_nested_flow_that_was_added_without_resolving_what_lacks_its_outputs_stays_unlinked(consumer: Any) -> None:
+    graph = Graph("graph").add(consumer)
+    graph.add(Linear("inner").add(step("a", "", "x")), resolve_existing=False)
+    assert sources(compile(graph), "b") == []
+
+
+def test_only_what_an_unlinked_nested_flow_has_come_to_need_since_is_linked() -> None:
+    inner = Linear("inner").add(step("b", "x"))
+    graph = Graph("graph").add(step("x", "", "x"), step("y", "", "y"))
+    graph.add(inner, resolve_requires=False)
+    inner.add(step("c", "x y"))
+    plan = compile(graph)
+    assert sources(plan, "c", "y") == ["y"]
+    assert sources(plan, "c") == sources(plan, "b") == []
+
+
+def test_only_what_an_unlinked_nested_flow_has_come_to_offer_since_is_linked() -> None:
+    inner = Linear("inner").add(step("a", "", "x"))
+    graph = Graph("graph").add(step("b", "x"), step("c", "y"))
+    graph.add(inner, resolve_existing=False)
+    inner.add(step("d", "", "y"))
+    plan = compile(graph)
+    assert sources(plan, "c", "y") == ["d"]
+    assert sources(plan, "b") == []
+
+
+def test_an_item_that_was_left_unlinked_is_linked_from_the_nested_flow_that_offers_next() -> None:
+    inner = Linear("inner")
+    graph = Graph("graph").add(inner, step("b", "x"))
+    graph.add(step("a", "", "x"), resolve_existing=False)
+    inner.add(step("c", "", "x"))
+    assert sources(compile(graph), "b") == ["c"]
+
+
+def test_what_the_target_of_a_graph_leaves_out_is_not_linked() -> None:
+    a, between, wanted = step("a", "", "x"), step("between"), Linear("wanted")
+    graph = graph_flow.TargetedFlow("graph")
+    graph.add(step("other", "", "x"), a, between, wanted)
+    graph.link(a, between).link(between, wanted)
+    graph.set_target(wanted)
+    wanted.add(step("b", "x"))
+    assert sources(compile(graph), "b") == ["a"]
+
+
+def test_what_the_target_of_a_nested_flow_leaves_out_is_not_linked() -> None:
+    inner, kept, consumer = graph_flow.TargetedFlow("inner"), step("kept"), Linear("consumer")
+    inner.add(kept, step("left out", "", "x"))
+    graph = Graph("graph").add(inner, step("a", "", "x"), consumer)
+    inner.set_target(kept)
+    consumer.add(step("b", "x"))
+    assert sources(compile(graph), "b") == ["a"]
 
 
 def test_what_the_retry_of_a_graph_provides_is_not_taken_from_a_nested_flow() -> None:
