@@ -13,7 +13,7 @@ from pluggableflow.connection import SUSPEND, Changes, Connection
 from pluggableflow.exceptions import FlowOwned, LeaseLost, NotFound
 from pluggableflow.failure import Failure
 from pluggableflow.middleware import FlowDetail, TaskDetail, new_uuid
-from pluggableflow.testing.abilities import ConnectionKit
+from pluggableflow.testing.abilities import STATED, ConnectionKit
 from pluggableflow.testing.records import LONG, SHORT, Raw, claimed, new_book, saved_flow
 
 
@@ -25,6 +25,9 @@ class RecordTests(ConnectionKit):
     def test_abilities_are_declared(self, connection: Connection) -> None:
         assert isinstance(connection.durable, bool) and isinstance(connection.shared, bool)
         assert connection.largest_value_bytes >= 2**20 and connection.largest_commit_bytes >= 2**20
+        for ability, stated in STATED.items():
+            dropped = ability in self.without and getattr(connection, stated)
+            assert not dropped, f"`without` drops {ability!r}, but the connection's {stated!r} is true"
 
     def test_upgrade_may_be_called_again_and_keeps_data(self, connection: Connection) -> None:
         flow = saved_flow(connection)

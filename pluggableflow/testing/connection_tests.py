@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from pluggableflow.testing.connection_commits import CommitTests
 from pluggableflow.testing.connection_ownership import OwnershipTests
+from pluggableflow.testing.connection_processes import ProcessTests
 from pluggableflow.testing.connection_races import RaceTests
 from pluggableflow.testing.connection_records import RecordTests
 from pluggableflow.testing.connection_values import ValueTests
@@ -31,5 +32,5 @@ from pluggableflow.testing.records import atom_record, claimed, new_book, saved_
 __all__ = ["ConnectionTests", "atom_record", "claimed", "new_book", "saved_flow"]
 
 
-class ConnectionTests(RecordTests, CommitTests, ValueTests, OwnershipTests, RaceTests):
+class ConnectionTests(RecordTests, CommitTests, ValueTests, OwnershipTests, RaceTests, ProcessTests):
     """Every method of the contract. See the module."""

@@ -12,6 +12,13 @@ from pluggableflow.testing import ConnectionTests
 
 
 class TestMemory(ConnectionTests):
+    without = {
+        "processes": "the store lives in this process",
+        "durability": "the store ends with its connection",
+        "interrupt": "there is no driver",
+        "server": "there is no server",
+    }
+
     @pytest.fixture
     def connection(self) -> MemoryConnection:
         return MemoryConnection()
@@ -27,12 +34,17 @@ class TestMemory(ConnectionTests):
 
         return read
 
+    @pytest.fixture
+    def damage(self, connection: MemoryConnection) -> Any:
+        def write(kind: str, uuid: str) -> None:
+            if kind == "atom":
+                connection._atoms[connection._flow_of[uuid]][uuid]["results"] = "{broken"
+            else:
+                (connection._books if kind == "logbook" else connection._flows)[uuid]["meta"] = "{broken"
+
+        return write
+
 
 def test_a_url_with_parameters_is_refused() -> None:
     with pytest.raises(OptionError, match="colour"):
         api.connect("memory://?colour=red")
-
-
-def test_a_test_of_the_kit_cannot_be_overridden() -> None:
-    with pytest.raises(TypeError, match="test_close_may_be_called_again"):
-        type("Cheating", (ConnectionTests,), {"test_close_may_be_called_again": lambda self: None})
