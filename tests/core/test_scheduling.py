@@ -417,7 +417,7 @@ def test_a_run_that_nobody_closed_ends_with_its_process(tmp_path: Path) -> None:
         "from pluggableflow.patterns import unordered_flow\n"
         "class Say(task.Task):\n"
         "    def execute(self):\n"
-        "        print(self.name, flush=True)\n"
+        "        print(end=f'{self.name}\\n', flush=True)\n"
         "flow = unordered_flow.Flow('flow').add(*[Say(name=f't{number}') for number in range(8)])\n"
         f"engine = api.load('sqlite:///{tmp_path}/flows.db', flow, engine='parallel', max_workers=2, prefetch=0)\n"
         "run = engine.run_iter()\n"
