@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saving and destroying books: operations over several slots, of which everybody else sees one step.
+
+The book decides. What stands around that one write on the book is told at the head of the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from pluggableflow.exceptions import FlowOwned, NotFound, StorageFailure
+from pluggableflow.middleware import FlowDetail, LogBook, Record, new_uuid
+from pluggableflow.states import RUNNABLE
+from pluggableflow_redis import index_scripts, lease_scripts
+from pluggableflow_redis.client import Client
+from pluggableflow_redis.index import Index
+from pluggableflow_redis.keys import Keys, age, hint
+from pluggableflow_redis.records import atom_fields, flow_fields, pairs
+
+#: A save that takes longer gives up; one that was begun longer ago than twice that is dead and swept.
+SAVE_MICROSECONDS = 3_600_000_000
+#: A destruction that was begun longer ago is taken for dead; if it is not, it begins again.
+DESTROY_MICROSECONDS = 60_000_000
+_ATTEMPTS = 50
+_ATOMS_PER_CALL = 5000
+
+
+class Books:
+    """The operations on books of one store."""
+
+    def __init__(self, client: Client, keys: Keys, index: Index) -> None:
+        self._client, self._keys, self._index = client, keys, index
+
+    def read(self, book_uuid: str) -> tuple[int, dict[bytes, bytes], dict[bytes, bytes]]:
+        """The time, the fields of a book (none if it does not exist), its flows."""
+        time, fields, flows = self._client.run(index_scripts.READ_BOOK, self._keys.book(book_uuid))
+        return int(time), pairs(fields), pairs(flows)
+
+    def resolve(self, flow_uuid: str, mark: bytes, book_uuid: str, stop: bool) -> bool:
+        """Whether a marked flow exists. A mark without a living operation is taken away.
+
+        :param stop: also stop an operation that is about to destroy the book
+        """
+        operation = mark.rpartition(b":")[2]
+        there, active = self._client.run(
+            index_scripts.RESOLVE, self._keys.book(book_uuid), (flow_uuid.encode(), operation, int(stop))
+        )
+        if there and not active:
+            self._client.run(lease_scripts.UNMARK, self._keys.flow(flow_uuid), (mark,))
+        return bool(there)
+
+    # -- save -----------------------------------------------------------------------------------------------------
+
+    def save(self, book: LogBook) -> None:
+        record = book.to_record()
+        details = [(detail, detail.to_record(), [atom.to_record() for atom in detail]) for detail in book]
+        for detail, _flow, atoms in details:
+            check_names(detail.uuid, atoms)
+        time, fields, listed = self.read(book.uuid)
+        new = [each for each in details if each[0].uuid.encode() not in listed]
+        operation = new_uuid()
+        mark = f"save:{operation}".encode()
+        book_member = b"" if fields else age(time, book.uuid)
+        members = {detail.uuid: age(time, detail.uuid) for detail, _flow, _atoms in new}
+        if new or book_member:
+            story = {"kind": "save", "book": book.uuid, "created_at": time, "flows": list(members)}
+            self._index.open(operation, story, book_member, list(members.values()))
+        created: list[FlowDetail] = []
+        for detail, flow, atoms in new:
+            flow |= {"parent_uuid": book.uuid, "created_at": time, "updated_at": time}
+            self._index.add_atoms(detail.uuid, (atom.uuid for atom in detail))
+            if self._stage(detail.uuid, mark, flow, atoms, time):
+                created.append(detail)
+        arguments: list[Any] = [time + SAVE_MICROSECONDS, time, book.uuid.encode(), book.name.encode()]
+        meta = record["meta"]
+        arguments += [int(meta is not None), str(meta or "").encode()]
+        for detail in created:
+            arguments += [detail.uuid.encode(), time]
+        answer = self._client.run(index_scripts.SAVE, self._keys.book(book.uuid), arguments)
+        if answer[0] != b"ok":
+            raise StorageFailure(f"saving logbook {book.uuid} took over an hour and was given up; save it again")
+        book.created_at, book.updated_at = int(answer[1]), int(answer[2])
+        for detail in created:
+            detail.created_at = detail.updated_at = time
+        self._client.run_many((lease_scripts.UNMARK, self._keys.flow(each.uuid), (mark,)) for each in created)
+        if new or book_member:
+            for detail in created:
+                del members[detail.uuid]
+            superfluous = [book_member] if book_member and book.created_at != time else []
+            self._index.close(operation, superfluous, members.values())
+
+    def _stage(self, flow_uuid: str, mark: bytes, flow: Record, atoms: list[Record], time: int) -> bool:
+        """Write a flow that nobody sees yet; ``False``: there is one of that uuid already."""
+        put, _ = flow_fields(flow)
+        put += (b"mark", mark, b"atom_count", len(atoms), b"indexed", len(atoms))
+        since = _takeable(flow, time)
+        if since is not None:
+            put += (b"hint", 1, b"hint_at", since)
+        replaced, first = b"", self._atoms(atoms[:_ATOMS_PER_CALL], flow_uuid, 0)
+        while True:
+            answer = self._client.run(
+                lease_scripts.STAGE,
+                self._keys.flow(flow_uuid),
+                (replaced, mark, len(put), len(first[0]), len(first[1]) // 2, *put, *first[0], *first[1]),
+            )
+            if answer[0] == b"exists":
+                return False
+            if answer[0] == b"ok":
+                break
+            if self.resolve(flow_uuid, answer[1], answer[2].decode("utf-8"), stop=False):
+                return False
+            replaced = answer[1]
+        for at in range(_ATOMS_PER_CALL, len(atoms), _ATOMS_PER_CALL):
+            fields, names = self._atoms(atoms[at : at + _ATOMS_PER_CALL], flow_uuid, at)
+            arguments = (b"", mark, 0, len(fields), len(names) // 2, *fields, *names)
+            if self._client.run(lease_scripts.STAGE, self._keys.flow(flow_uuid), arguments)[0] != b"ok":
+                raise StorageFailure(f"flow {flow_uuid} is being saved by somebody else as well; save it again")
+        if since is not None:
+            self._index.add_entry(hint(int(flow["priority"] or 0), time, flow_uuid, 1), since)
+        return True
+
+    @staticmethod
+    def _atoms(atoms: list[Record], flow_uuid: str, before: int) -> tuple[list[Any], list[Any]]:
+        fields: list[Any] = []
+        names: list[Any] = []
+        for position, atom in enumerate(atoms, before + 1):
+            uuid = str(atom["uuid"]).encode()
+            atom_fields(uuid, {**atom, "parent_uuid": flow_uuid}, fields)
+            fields += (uuid + b":position", position)
+            names += (uuid, str(atom["name"]).encode())
+        return fields, names
+
+    # -- destroy --------------------------------------------------------------------------------------------------
+
+    def destroy(self, book_uuid: str, force: bool) -> None:
+        for attempt in range(_ATTEMPTS):
+            operation = new_uuid()
+            mark = f"destroy:{operation}".encode()
+            keys = self._keys.book(book_uuid)
+            answer = self._client.run(index_scripts.DESTROY, keys, (operation.encode(),))
+            if answer[0] == b"none":
+                if attempt:  # the answer to our own last step was lost, or somebody else was faster
+                    return
+                raise NotFound(f"there is no logbook {book_uuid}")
+            created_at = int(answer[1])
+            flows = [uuid.decode("utf-8") for uuid in pairs(answer[2])]
+            story = {"kind": "destroy", "book": book_uuid, "created_at": created_at, "flows": flows}
+            self._index.open(operation, story, b"", ())
+            owned = self._doom(book_uuid, flows, mark, force)
+            if owned is None and self._client.run(index_scripts.END_DESTROY, keys, (operation.encode(), 1)):
+                self._finish(operation, story)
+                return
+            if owned is not None:
+                self._client.run(index_scripts.END_DESTROY, keys, (operation.encode(), 0))
+            self._settle(operation, story)
+            if owned is not None:
+                raise owned
+        raise StorageFailure(f"logbook {book_uuid} was not destroyed: its flows are claimed again and again")
+
+    def _doom(self, book_uuid: str, flows: list[str], mark: bytes, force: bool) -> FlowOwned | None:
+        for uuid in flows:
+            arguments: list[Any] = [book_uuid.encode(), mark, b"", b"", int(force)]
+            while True:
+                answer = self._client.run(lease_scripts.DOOM, self._keys.flow(uuid), arguments)
+                if answer[0] != b"hint":
+                    break
+                arguments[2:4] = self._index.add_hint(uuid, answer)
+            if answer[0] == b"owned":
+                return owned(uuid, answer)
+        return None
+
+    def _finish(self, operation: str, story: dict[str, Any]) -> None:
+        """Remove what a book that is gone had."""
+        mark = f"{story['kind']}:{operation}".encode()
+        for uuid in story["flows"]:
+            answer = self._client.run(lease_scripts.DELETE, self._keys.flow(uuid), (mark,))
+            if answer[0] == b"ok":
+                self._index.forget_flow(uuid, answer)
+        self._index.close(operation, [age(story["created_at"], story["book"])])
+
+    def _settle(self, operation: str, story: dict[str, Any]) -> None:
+        """After the end of an operation: flows that their book has lose their mark, others are deleted."""
+        _, fields, listed = self.read(story["book"])
+        mark = f"{story['kind']}:{operation}".encode()
+        gone = []
+        for uuid in story["flows"]:
+            keys = self._keys.flow(uuid)
+            if uuid.encode() in listed:
+                self._client.run(lease_scripts.UNMARK, keys, (mark,))
+                continue
+            answer = self._client.run(lease_scripts.DELETE, keys, (mark,))
+            if answer[0] == b"ok":
+                self._index.forget_flow(uuid, answer)
+            elif story["kind"] == "save":
+                gone.append(age(story["created_at"], uuid))
+        book = age(story["created_at"], story["book"])
+        still = fields.get(b"created_at") == b"%d" % story["created_at"]
+        self._index.close(operation, [] if still else [book], gone)
+
+    def sweep(self) -> None:
+        """Bring to an end what dead processes have begun."""
+        for operation, began_at, story in self._index.opened():
+            time, fields, _ = self.read(story["book"])
+            if story["kind"] == "save":
+                if time - began_at > 2 * SAVE_MICROSECONDS:
+                    self._settle(operation, story)
+            elif not fields or time - began_at > DESTROY_MICROSECONDS:
+                arguments = (operation.encode(), 0)
+                self._client.run(index_scripts.END_DESTROY, self._keys.book(story["book"]), arguments)
+                self._settle(operation, story)
+
+    def clear(self) -> None:
+        while True:
+            pages = list(self._index.books())
+            found = False
+            for member in (member for page in pages for member in page):
+                with contextlib.suppress(NotFound):
+                    self.destroy(member[16:].decode("utf-8"), force=True)
+                    found = True
+            if not found:
+                return
+
+
+def check_names(flow_uuid: str, records: Sequence[Record]) -> None:
+    """Refuse a name that a flow would have twice."""
+    names: dict[Any, Any] = {}
+    for record in records:
+        if names.setdefault(record["name"], record["uuid"]) != record["uuid"]:
+            raise StorageFailure(f"flow {flow_uuid} has an atom {record['name']!r} already")
+
+
+def owned(flow_uuid: str, answer: Sequence[Any]) -> FlowOwned:
+    """The error that an answer ``owned`` stands for."""
+    return FlowOwned(flow_uuid, answer[1].decode("utf-8"), int(answer[2]), int(answer[3]) / 1e6)
+
+
+def _takeable(flow: Record, time: int) -> int | None:
+    """Since when a scan may take a flow (0: now); ``None``: never."""
+    if flow["state"] not in RUNNABLE or flow["factory"] is None:
+        return None
+    at = max(int(flow["wake_at"] or 0), int(flow["lease_expires_at"] or 0) if flow["token"] is not None else 0)
+    return at if at > time else 0

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scripts of the index, all of whose keys share one slot, and of one book."""
+
+from __future__ import annotations
+
+from pluggableflow_redis.client import Script
+from pluggableflow_redis.flow_scripts import CLOCK
+
+#: Entries that have become due are moved in portions, so that no call keeps the server busy for long.
+DUE = 1000
+
+#: ``KEYS``: ready, waiting, claims, recent. ``ARGV``: token, entry after which to look or '', flow that was tried
+#: last or '', entry to remove or '', entry to put off or '', until when, whether to look for an earlier claim.
+#: Answer: ``next`` and an entry, ``mine`` and a flow, ``more`` (call again), ``none``.
+PICK = Script(
+    CLOCK,
+    f"local portion = {DUE}",
+    """
+if ARGV[3] ~= '' then redis.call('SREM', KEYS[4], ARGV[3] .. '\\0' .. ARGV[1]) end
+if ARGV[4] ~= '' then
+  redis.call('ZREM', KEYS[1], ARGV[4])
+  redis.call('ZREM', KEYS[2], ARGV[4])
+end
+if ARGV[5] ~= '' then
+  redis.call('ZREM', KEYS[1], ARGV[5])
+  redis.call('ZADD', KEYS[2], ARGV[6], ARGV[5])
+end
+local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', int(clock()), 'LIMIT', 0, portion)
+for _, entry in ipairs(due) do
+  redis.call('ZREM', KEYS[2], entry)
+  redis.call('ZADD', KEYS[1], 0, entry)
+end
+if #due == portion then return {'more'} end
+if ARGV[7] == '1' then
+  local mine = redis.call('HGET', KEYS[3], ARGV[1])
+  if mine then return {'mine', mine} end
+end
+local first = ARGV[2] == '' and '-' or '(' .. ARGV[2]
+local entry = redis.call('ZRANGEBYLEX', KEYS[1], first, '+', 'LIMIT', 0, 1)[1]
+if not entry then
+  redis.call('HDEL', KEYS[3], ARGV[1])
+  return {'none'}
+end
+local flow = string.match(string.sub(entry, 33), '^(.*)%z%d+$')
+redis.call('HSET', KEYS[3], ARGV[1], flow)
+redis.call('SADD', KEYS[4], flow .. '\\0' .. ARGV[1])
+return {'next', entry}
+""",
+)
+
+#: ``KEYS``: ready, waiting. ``ARGV``: entry, until when. Nothing if the entry has gone.
+PUT_OFF = Script(
+    "if redis.call('ZREM', KEYS[1], ARGV[1]) == 1 then redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1]) end return 1"
+)
+
+#: ``KEYS``: open, books, flows. ``ARGV``: operation, its story, member of the books or '', members of the flows.
+OPEN = Script(
+    CLOCK,
+    """
+redis.call('HSET', KEYS[1], ARGV[1], int(clock()) .. ' ' .. ARGV[2])
+if ARGV[3] ~= '' then redis.call('ZADD', KEYS[2], 0, ARGV[3]) end
+for at = 4, #ARGV do redis.call('ZADD', KEYS[3], 0, ARGV[at]) end
+return 1
+""",
+)
+
+# -- books: KEYS are the book and its flows -----------------------------------------------------------------------
+
+#: Answer: the time, the book's fields, its flows.
+READ_BOOK = Script(CLOCK, "return {int(clock()), redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}")
+
+#: flow, operation, whether to stop it. Answer: whether the book has the flow; whether it is just being destroyed.
+RESOLVE = Script(
+    """
+local active = redis.call('HGET', KEYS[1], 'destroying') == ARGV[2]
+if active and ARGV[3] == '1' then
+  redis.call('HDEL', KEYS[1], 'destroying')
+  active = false
+end
+return {redis.call('HEXISTS', KEYS[2], ARGV[1]), active and 1 or 0}
+"""
+)
+
+#: latest time, time of creation if it is new, uuid, name, whether it has meta, meta; then each flow and its
+#: created_at. Answer: ``late``, or ``ok``, created_at, updated_at.
+SAVE = Script(
+    CLOCK,
+    """
+local time = int(clock())
+if tonumber(time) > tonumber(ARGV[1]) then return {'late'} end
+if redis.call('HSETNX', KEYS[1], 'created_at', ARGV[2]) == 1 then
+  redis.call('HSET', KEYS[1], 'uuid', ARGV[3], 'name', ARGV[4])
+end
+redis.call('HSET', KEYS[1], 'updated_at', time)
+if ARGV[5] == '1' then redis.call('HSET', KEYS[1], 'meta', ARGV[6]) else redis.call('HDEL', KEYS[1], 'meta') end
+redis.call('HDEL', KEYS[1], 'destroying')
+for at = 7, #ARGV, 2 do redis.call('HSETNX', KEYS[2], ARGV[at], ARGV[at + 1]) end
+return {'ok', redis.call('HGET', KEYS[1], 'created_at'), time}
+""",
+)
+
+#: operation. Answer: ``none``, or ``ok``, created_at, its flows.
+DESTROY = Script(
+    """
+local created_at = redis.call('HGET', KEYS[1], 'created_at')
+if not created_at then return {'none'} end
+redis.call('HSET', KEYS[1], 'destroying', ARGV[1])
+return {'ok', created_at, redis.call('HGETALL', KEYS[2])}
+"""
+)
+
+#: operation, whether to go through with it. Answer: whether it was still wanted.
+END_DESTROY = Script(
+    """
+if redis.call('HGET', KEYS[1], 'destroying') ~= ARGV[1] then return 0 end
+if ARGV[2] == '1' then redis.call('UNLINK', KEYS[1], KEYS[2]) else redis.call('HDEL', KEYS[1], 'destroying') end
+return 1
+"""
+)
