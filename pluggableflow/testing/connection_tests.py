@@ -22,6 +22,7 @@ in ``without``, with the reason; what is neither supplied nor declared fails. A 
 from __future__ import annotations
 
 from pluggableflow.testing.connection_commits import CommitTests
+from pluggableflow.testing.connection_damage import DamageTests
 from pluggableflow.testing.connection_ownership import OwnershipTests
 from pluggableflow.testing.connection_processes import ProcessTests
 from pluggableflow.testing.connection_races import RaceTests
@@ -32,5 +33,5 @@ from pluggableflow.testing.records import atom_record, claimed, new_book, saved_
 __all__ = ["ConnectionTests", "atom_record", "claimed", "new_book", "saved_flow"]
 
 
-class ConnectionTests(RecordTests, CommitTests, ValueTests, OwnershipTests, RaceTests, ProcessTests):
+class ConnectionTests(RecordTests, CommitTests, ValueTests, DamageTests, OwnershipTests, RaceTests, ProcessTests):
     """Every method of the contract. See the module."""

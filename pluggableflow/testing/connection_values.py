@@ -64,18 +64,6 @@ VALUES: dict[str, Any] = {
 class ValueTests(ConnectionKit):
     """Every value and name comes back as it was."""
 
-    def test_a_value_that_is_too_large_is_refused_and_nothing_is_written(
-        self, connection: Connection, raw: Raw, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        flow = saved_flow(connection)
-        task, _retry = flow
-        claim = claimed(connection, flow)
-        monkeypatch.setattr(connection, "largest_value_bytes", 2**16, raising=False)
-        before = raw("flow", flow.uuid), raw("atom", task.uuid)
-        with pytest.raises(ValueTooLarge):
-            connection.commit(claim.lease, 0, Changes(changed={task.uuid: {"results": "x" * (2**16 + 1)}}))
-        assert (raw("flow", flow.uuid), raw("atom", task.uuid)) == before
-
     def test_a_value_of_a_megabyte_comes_back(self, connection: Connection) -> None:
         flow = saved_flow(connection)
         task, _retry = flow
