@@ -26,24 +26,26 @@ MOST_ATOMS = 12
 def flows(draw: Callable[..., Any]) -> ref.Flow:
     """A nested flow of at most ``MOST_ATOMS`` tasks, with retries, links, deciders and scripted failures."""
     counter = iter(range(10_000))
-    left = draw(st.integers(1, MOST_ATOMS))
+    troubled = draw(st.booleans())  # many tasks that fail at the same time, and many retries to think about it
+    left = draw(st.integers(6 if troubled else 1, MOST_ATOMS))
     with_deciders = draw(st.booleans())
     rarely = st.sampled_from([False, False, False, False, True])
+    failing = st.booleans() if troubled else rarely
 
     def a_script(longest: int = 3) -> tuple[bool, ...]:
-        return tuple(draw(st.lists(rarely, min_size=1, max_size=longest)))
+        return tuple(draw(st.lists(failing, min_size=1, max_size=longest)))
 
     def a_task(seen: list[str]) -> ref.Task:
         nonlocal left
         left -= 1
         known = draw(st.lists(st.sampled_from(seen), max_size=2, unique=True)) if seen else []
         needs, wants = ((), tuple(known)) if with_deciders else (tuple(known), ())
-        fails = a_script() if draw(st.integers(0, 2)) == 0 else (False,)
+        fails = a_script() if draw(failing) else (False,)
         revert_fails = a_script(1) if draw(st.integers(0, 5)) == 0 else (False,)
         return ref.Task(f"t{next(counter)}", fails, revert_fails, needs, wants)
 
     def a_retry(seen: list[str]) -> ref.Retry | None:
-        if draw(st.integers(0, 2)):
+        if not draw(st.sampled_from([True, True, False]) if troubled else rarely):
             return None
         name, kind = f"r{next(counter)}", draw(st.sampled_from(["script"] * 4 + sorted(KINDS)))
         if kind == "script":
@@ -51,13 +53,13 @@ def flows(draw: Callable[..., Any]) -> ref.Flow:
         # A task that a decider may keep from running cannot be what the values come from.
         tasks = [each for each in seen if each.startswith("t") and not with_deciders]
         needs = (draw(st.sampled_from(tasks)),) if kind == "ParameterizedForEach" and tasks else ()
-        values = tuple(draw(st.lists(st.integers(1, 2), max_size=3)))
+        values = tuple(draw(st.lists(st.integers(1, 2), min_size=2 * troubled, max_size=3)))
         revert_all = kind not in ("AlwaysRevert", "AlwaysRevertAll") and draw(rarely)
         return ref.Retry(name, kind, draw(st.integers(1, 3)), values, needs, revert_all)
 
     def a_scripted_retry(name: str) -> ref.Retry:
         answers = st.sampled_from(["RETRY", "RETRY", "REVERT", "REVERT_ALL", "raise", "nonsense"])
-        decisions = draw(st.lists(st.lists(answers, min_size=1, max_size=2), max_size=3))
+        decisions = draw(st.lists(st.lists(answers, min_size=1, max_size=2), min_size=troubled, max_size=3))
         fails = tuple(draw(st.lists(rarely, max_size=3)))
         revert_fails = draw(st.integers(0, 9)) == 0
         return ref.Retry(name, fails=fails, revert_fails=revert_fails, decisions=tuple(map(tuple, decisions)))
@@ -75,7 +77,7 @@ def flows(draw: Callable[..., Any]) -> ref.Flow:
         name, controlled = f"f{next(counter)}", a_retry(seen)
         seen = [*seen, controlled.name] if controlled else list(seen)
         items: list[ref.Flow | ref.Task] = []
-        for _ in range(draw(st.integers(0 if depth else 1, 5))):
+        for _ in range(draw(st.integers(2 if troubled else 0 if depth else 1, 5))):
             if left <= 0:
                 break
             # In a graph flow what is needed is linked, so that it may come from any earlier item.

@@ -33,7 +33,7 @@ from pluggableflow.executor import Executor, Outcome, Work, carry_out
 from pluggableflow.executors.threads import ThreadsExecutor
 from pluggableflow.failure import Failure
 
-CASES = 10_000 if os.environ.get("PLUGGABLEFLOW_LONG") else 250
+CASES = 10_000 if os.environ.get("PLUGGABLEFLOW_LONG") else 200
 PROFILE = settings(
     max_examples=CASES,
     deadline=None,
@@ -168,7 +168,7 @@ class Shuffling(Executor):
         self._work()
 
     def _work(self) -> None:
-        while self._waiting and (self._must or self._order.random() < 0.4):
+        while self._waiting and (self._must or self._order.random() < 0.25):
             self._must = False
             self._done(carry_out(self._waiting.pop(self._order.randrange(len(self._waiting)))))
 
