@@ -41,6 +41,8 @@ from pluggableflow.middleware import FLOW_OWNERSHIP_COLUMNS, AtomDetail, FlowDet
 
 #: How long a search for work waits for the lock of one flow before it looks at the next.
 _PATIENCE_SECONDS = 0.2
+#: Atoms of which is remembered where they are.
+_KNOWN_ATOMS = 10_000
 _PARAMETERS = {"synchronous": ("full", "normal")}
 _NEVER_UPDATED = (*FLOW_OWNERSHIP_COLUMNS, "uuid", "parent_uuid", "created_at")
 
@@ -155,7 +157,8 @@ class DirectoryConnection(Connection):
                 with folders.locked(path):
                     if not force:
                         for uuid in self._store.flows_of(path):
-                            _refuse_if_leased(read_flow(self._store.flow_path(path, uuid), uuid, False).flow)
+                            with contextlib.suppress(FlowGone):  # somebody took its folder away
+                                _refuse_if_leased(read_flow(self._store.flow_path(path, uuid), uuid, False).flow)
                     hidden = self._store.remove(path)
             except FileNotFoundError:
                 self._store.found_book(book_uuid)
@@ -254,6 +257,8 @@ class DirectoryConnection(Connection):
             with contextlib.suppress(FlowGone, DamagedRecord):
                 stored = read_flow(path, flow_uuid, with_atoms=True)
                 if atom_uuid in stored.atoms:
+                    if len(self._flow_of) >= _KNOWN_ATOMS:
+                        self._flow_of.clear()
                     self._flow_of[atom_uuid] = flow_uuid
                     return stored, flow_uuid
         raise NotFound(f"there is no atom {atom_uuid}")
@@ -268,6 +273,8 @@ class DirectoryConnection(Connection):
         with self._store.errors():
             _stored, flow_uuid = self._atom(detail.uuid)
         with self._open.writing(flow_uuid, with_atoms=True) as folder:
+            if detail.uuid not in (folder.atom_names or ()):
+                raise NotFound(f"there is no atom {detail.uuid}")
             _refuse_if_leased(folder.flow)
             folder.check_names([record])
             change = {"flow": {"revision": folder.flow["revision"] + 2}, "changed": {detail.uuid: columns}}
@@ -441,5 +448,5 @@ def _listed(seen: Seen) -> FlowDetail:
     if seen.record is not None:
         return FlowDetail.listed(seen.record)
     detail = FlowDetail("", seen.uuid)
-    detail.damage = seen.damage.reason if seen.damage is not None else ""
+    detail.damage = seen.damage
     return detail

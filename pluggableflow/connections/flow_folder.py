@@ -15,6 +15,7 @@ from pluggableflow.connections import folders
 from pluggableflow.connections.folders import NEW, Writer
 from pluggableflow.connections.journal import (
     HEAD,
+    UNREADABLE,
     FlowGone,
     apply,
     damaged,
@@ -59,7 +60,7 @@ class FlowFolder:
         self.atom_names: dict[str, str] | None = None
         self._uuids: dict[str, str] = {}
         self._end = self._count = 0
-        self._is_usable = self._is_folder_synced = False
+        self._is_usable = self._is_folder_synced = self._has_sync_failed = False
 
     def __del__(self) -> None:
         self._close()
@@ -120,7 +121,7 @@ class FlowFolder:
             raise gone(self.path, self.uuid, error) from error
         try:
             stored = parse_head(_read_from(self._head_file, 0), self.uuid)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except UNREADABLE as error:
             raise damaged(os.path.join(self.path, HEAD), self.uuid, error) from error
         self._head, self.flow = stored.head, stored.flow
         try:
@@ -164,7 +165,7 @@ class FlowFolder:
             lines, size = read_lines(data, self._count)
             for line in lines:
                 self._take_over(line)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except UNREADABLE as error:
             self._is_usable = False
             raise damaged(os.path.join(self.path, self._head["journal"]), self.uuid, error) from error
         self._end, self._count = self._end + size, self._count + len(lines)
@@ -211,6 +212,9 @@ class FlowFolder:
         """What is to be called when the lock is free again, and before a write is acknowledged."""
         if not self._writer.synchronous:
             return _nothing
+        if self._has_sync_failed:
+            head = self._head
+            return lambda: self._write_elsewhere(head)
         descriptors = [os.dup(self._journal)]
         if not self._is_folder_synced:
             # Whoever put these files in place may have died before the folder was synced. Opened, as a copy of a
@@ -223,11 +227,22 @@ class FlowFolder:
         try:
             for descriptor in descriptors:
                 os.fsync(descriptor)
+        except OSError:
+            if self._head is head:
+                self._has_sync_failed = True
+            raise
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         if self._head is head:
             self._is_folder_synced = True
+
+    def _write_elsewhere(self, head: dict[str, str]) -> None:
+        """Bring to the disk what a failed ``fsync`` may have dropped, of which another would not tell."""
+        while self._head == head:
+            self._fold()
+            with self.locked():
+                pass
 
     # -- folding --------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,8 @@ from pluggableflow.middleware.records import (
 )
 
 HEAD = "flow.json"
+#: What is raised by files that an editor or a broken disk has changed.
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 _REQUIRED = frozenset(
     {
         "uuid", "name", "state", "kind", "version", "intention", "attempt", "revision", "epoch", "request_sequence",
@@ -139,7 +141,7 @@ def _read(path: str, uuid: str, with_atoms: bool) -> StoredFlow:
             apply(line, stored.flow, stored.atoms if with_atoms else None)
         stored.count = len(lines)
         check(stored.flow, FLOW_COLUMNS)
-    except (ValueError, TypeError, KeyError, AttributeError, FileNotFoundError, IsADirectoryError) as error:
+    except (*UNREADABLE, FileNotFoundError, IsADirectoryError) as error:
         raise damaged(os.path.join(path, name), uuid, error) from error
     return stored
 
@@ -155,14 +157,14 @@ def read_head(path: str, uuid: str) -> StoredFlow:
         return parse_head(content(name), uuid)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise gone(path, uuid, error) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except UNREADABLE as error:
         raise damaged(name, uuid, error) from error
 
 
 def parse_head(data: bytes, uuid: str) -> StoredFlow:
     """What ``flow.json`` says.
 
-    :raises ValueError: not what it should; or TypeError, KeyError, AttributeError
+    :raises ValueError: not what it should, or another of ``UNREADABLE``
     """
     head = json.loads(data)
     flow = head.pop("flow")

@@ -23,7 +23,16 @@ from typing import Any
 
 from pluggableflow.connections import folders
 from pluggableflow.connections.folders import NEW, TRASH, Writer
-from pluggableflow.connections.journal import HEAD, FlowGone, check, content, is_ours, read_flow, write_files
+from pluggableflow.connections.journal import (
+    HEAD,
+    UNREADABLE,
+    FlowGone,
+    check,
+    content,
+    is_ours,
+    read_flow,
+    write_files,
+)
 from pluggableflow.exceptions import DamagedRecord, ForeignStore, NotFound, StorageFailure
 from pluggableflow.middleware import LOGBOOK_COLUMNS, Record
 
@@ -51,7 +60,7 @@ class Seen:
     uuid: str
     path: str
     record: dict[str, Any] | None
-    damage: DamagedRecord | None = None
+    damage: str = ""
 
 
 class StoreFolder:
@@ -117,7 +126,7 @@ class StoreFolder:
             version = found["version"] if found["format"] == _FORMAT else None
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, TypeError, KeyError) as error:
+        except UNREADABLE as error:
             raise ForeignStore(f"{path} is not a file of pluggableflow; name another folder") from error
         if type(version) is not int:
             raise ForeignStore(f"{path} is not a file of pluggableflow; name another folder")
@@ -156,7 +165,7 @@ class StoreFolder:
             check(record, LOGBOOK_COLUMNS)
             if folders.folder_name(record["uuid"]) != os.path.basename(path):
                 raise ValueError(f"it belongs to book {record['uuid']}")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except UNREADABLE as error:
             uuid = folders.identifier_of(os.path.basename(path))
             raise DamagedRecord("logbook", uuid, f"{name}: {type(error).__name__}: {error}") from error
         return record, flows
@@ -187,7 +196,7 @@ class StoreFolder:
         except (FileNotFoundError, NotADirectoryError):
             self._known_books.pop(book_path, None)
             return []
-        except DamagedRecord:
+        except (DamagedRecord, PermissionError):
             return [folders.identifier_of(name) for name in _folders_in(book_path)]
 
     def _write_book(self, folder: str, record: Record, flows: list[str]) -> str:
@@ -241,7 +250,7 @@ class StoreFolder:
             return
         named = {folders.folder_name(each) for each in present}
         for name in _folders_in(path):
-            if name not in named:
+            if name not in named and os.path.exists(os.path.join(path, name, HEAD)):
                 os.rename(os.path.join(path, name), os.path.join(work, NEW + name))  # left by a save that died here
         for each in new:
             os.rename(self.flow_path(work, each), self.flow_path(path, each))
@@ -287,8 +296,8 @@ class StoreFolder:
                     yield Seen(uuid, path, self._record(path, uuid, passed))
                 except FlowGone:
                     continue
-                except DamagedRecord as damage:
-                    yield Seen(uuid, path, None, damage)
+                except (DamagedRecord, PermissionError) as damage:
+                    yield Seen(uuid, path, None, str(damage))
         self._known_flows = passed
         if len(self._known_books) > 2 * len(passed) + 100:
             self._known_books = {}
