@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from pluggableflow.testing.connection_commits import CommitTests
 from pluggableflow.testing.connection_damage import DamageTests
+from pluggableflow.testing.connection_faults import FaultTests
 from pluggableflow.testing.connection_ownership import OwnershipTests
 from pluggableflow.testing.connection_processes import ProcessTests
 from pluggableflow.testing.connection_races import RaceTests
@@ -33,5 +34,7 @@ from pluggableflow.testing.records import atom_record, claimed, new_book, saved_
 __all__ = ["ConnectionTests", "atom_record", "claimed", "new_book", "saved_flow"]
 
 
-class ConnectionTests(RecordTests, CommitTests, ValueTests, DamageTests, OwnershipTests, RaceTests, ProcessTests):
+class ConnectionTests(
+    RecordTests, CommitTests, ValueTests, DamageTests, OwnershipTests, RaceTests, ProcessTests, FaultTests
+):
     """Every method of the contract. See the module."""
