@@ -25,7 +25,8 @@ as read back from the connections that the package itself opened, the growth of 
 process wrote, and how many distinct values the database holds afterwards; too few of either ends the benchmark, since
 it would then measure nothing. The exponents at the end (1.00 is linear) are fitted to all sizes from 1,000 on: those of
 calls to the calls above those of a flow of ten tasks, which are also given as calls for each further task; those of
-time to the time without load, which is paid once for each flow whatever its size. No duration passes or fails.
+time to the time without load, which is paid once for each flow whatever its size; those of cpu to total_cpu_us. Where
+calls grow less than computing, a call got longer, such as one that copies all there is. No duration passes or fails.
 
 DBOS runs N steps of one workflow in a row (linear), N steps of one workflow gathered by asyncio, and N steps put on a
 queue, each then a workflow of its own (both unordered). By itself it leaves SQLite its rollback journal; the peer
@@ -137,6 +138,8 @@ class Bench:
                 row = self._say(in_own_process(timed, self._options.repeat))
                 spent = sum(row[f"{phase}_us"] for phase in ours.PHASES)
                 self._times[case["store"], case["pattern"]][f"time_gc_{collector}"].append((count, spent * count))
+                computed = row["total_cpu_us"] * count
+                self._times[case["store"], case["pattern"]][f"cpu_gc_{collector}"].append((count, computed))
 
     def _memory(self, case: dict[str, Any]) -> None:
         for count in self._sizes(case["store"], self._options.counted_sizes):

@@ -29,10 +29,12 @@ class _Phases:
         self.operations: dict[str, tuple[int, int]] = {}
         if calls is not None:
             calls.take()
+        self._begun_cpu = time.process_time()
         self._at = time.perf_counter()
 
     def end(self, phase: str) -> None:
         self.seconds[phase] = time.perf_counter() - self._at
+        self.cpu = time.process_time() - self._begun_cpu
         if self._calls is not None:
             self.operations[phase] = self._calls.take()
         self._at = time.perf_counter()
@@ -41,7 +43,8 @@ class _Phases:
         """Per task: microseconds, or calls where those were counted (the clock then tells nothing)."""
         if self._calls is None:
             found = {f"{phase}_us": round(spent / self._count * 1e6, 2) for phase, spent in self.seconds.items()}
-            return {**found, "total_us": round(sum(self.seconds.values()) / self._count * 1e6, 2)}
+            found["total_us"] = round(sum(self.seconds.values()) / self._count * 1e6, 2)
+            return {**found, "total_cpu_us": round(self.cpu / self._count * 1e6, 2)}
         found = {phase: round(sum(both) / self._count, 2) for phase, both in self.operations.items()}
         python, c = (sum(both[kind] for both in self.operations.values()) / self._count for kind in (0, 1))
         return {**found, "total": round(python + c, 2), "python": round(python, 2), "c": round(c, 2)}
