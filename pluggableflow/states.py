@@ -28,6 +28,9 @@ INTENTIONS = (EXECUTE, IGNORE, REVERT, RETRY)
 #: States of a flow that still has something to do.
 UNFINISHED = frozenset({PENDING, RUNNING, REVERTING, SUSPENDING, SUSPENDED, RESUMING})
 
+#: States of a flow that has ended.
+FINISHED = frozenset({SUCCESS, FAILURE, REVERTED})
+
 #: Unfinished states of a flow that a scan may claim: nobody has asked it to stay where it is.
 RUNNABLE = frozenset({PENDING, RUNNING, REVERTING, RESUMING})
 

@@ -1,73 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands and their options."""
+"""Sub-commands that run flows and show them."""
 
 from __future__ import annotations
 
-import functools
 import json
-import re
 import shlex
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from typing import Any, NoReturn
+import time
+from contextlib import closing
+from datetime import timedelta
+from typing import Any
 
 import click
 
 from pluggableflow import api, states
 from pluggableflow.cli import inspection, running
+from pluggableflow.cli.age import age
+from pluggableflow.cli.command import DEFAULT_CONNECTION, command, common, existing, find, flows, shown
 from pluggableflow.cli.flow_file import FlowFile, sha256_of
-from pluggableflow.connection import Connection
-from pluggableflow.exceptions import FlowFileError, NotFound, PluggableFlowError
+from pluggableflow.exceptions import FlowFileError
 from pluggableflow.loader import connection_for
 from pluggableflow.middleware import FlowDetail, LogBook
-
-DEFAULT_CONNECTION = "sqlite:///pluggableflow.sqlite"
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="pluggableflow")
-def command() -> None:
-    """Run durable flows: every step is kept in a store, failures are retried or reverted, and a flow goes on after a
-    crash with what was not finished.
-
-    \b
-    Start with:
-      pluggableflow run my_flow.py -p size=3
-      pluggableflow list
-      pluggableflow resume UUID
-
-    Exit codes: 0 success, 1 the flow failed or was reverted, 2 a mistake in the call, 130 interrupted.
-    """
-
-
-def _fail(error: Exception) -> NoReturn:
-    click.echo(f"pluggableflow: {error}", err=True)
-    sys.exit(running.MISTAKE)
-
-
-def _common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of every command; an error of ours becomes a line on standard error and exit code 2."""
-
-    @click.option(
-        "--connection",
-        "url",
-        metavar="URL",
-        default=DEFAULT_CONNECTION,
-        show_default=True,
-        help="The store; relative paths are relative to the working directory.",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text for people.")
-    @functools.wraps(function)
-    def guarded(**arguments: Any) -> None:
-        try:
-            code = function(**arguments)
-        except PluggableFlowError as error:
-            _fail(error)
-        sys.exit(code or 0)
-
-    return guarded
-
 
 _engine_option = click.option(
     "--engine",
@@ -89,7 +41,7 @@ _engine_option = click.option(
     help="A parameter of create_flow; VALUE is JSON if it can be read as such, otherwise text. May be repeated.",
 )
 @_engine_option
-@_common
+@common
 def run(file: str, pairs: tuple[str, ...], url: str, engine: str, as_json: bool) -> int:
     """Make the flow of FILE, store it, and run it.
 
@@ -118,21 +70,22 @@ def run(file: str, pairs: tuple[str, ...], url: str, engine: str, as_json: bool)
 @command.command(short_help="Go on with a suspended flow, or one whose process died.")
 @click.argument("uuid")
 @click.option("--file", metavar="PATH", help="Take the flow from this file, though it is not the stored one.")
+@click.option("--force", is_flag=True, help="Take the flow from the process that holds it, though that may be alive.")
 @_engine_option
-@_common
-def resume(uuid: str, file: str | None, url: str, engine: str, as_json: bool) -> int:
+@common
+def resume(uuid: str, file: str | None, force: bool, url: str, engine: str, as_json: bool) -> int:
     """Go on with the flow UUID (a unique beginning will do) that was suspended, or whose process has died.
 
     Tasks that are done are not run again. The flow's file must be as it was when the flow was stored; `--file` accepts
     another one, which may differ in what has not begun.
     """
-    with _existing(url) as connection:
-        stored = _find(connection, uuid)
+    with existing(url) as connection:
+        stored = find(connection, uuid)
         if stored.state not in states.UNFINISHED:
             return _already_finished(stored, as_json)
         flow_file, parameters = _file_of(stored, file)
         flow = flow_file.create_flow(parameters)
-        loaded = api.load(connection, flow, connection.get_flow_details(stored.uuid), engine=engine)
+        loaded = api.load(connection, flow, connection.get_flow_details(stored.uuid), engine=engine, force=force)
         loaded.prepare()
         _announce(stored, url, as_json)
         code = running.carry_out(loaded, flow_file, _resume_command(stored.uuid, url), as_json)
@@ -146,11 +99,23 @@ def resume(uuid: str, file: str | None, url: str, engine: str, as_json: bool) ->
 
 @command.command(name="list")
 @click.option("--state", "wanted", multiple=True, metavar="STATE", help="Only flows in this state. May be repeated.")
-@_common
-def list_flows(wanted: tuple[str, ...], url: str, as_json: bool) -> None:
+@click.option("--name", help="Only flows of exactly this name.")
+@click.option("--owner", help="Only flows that this process holds or last held.")
+@click.option("--older-than", type=age, metavar="AGE", help="Only flows that were created longer ago: 90m, 12h, 30d.")
+@common
+def list_flows(
+    wanted: tuple[str, ...],
+    name: str | None,
+    owner: str | None,
+    older_than: timedelta | None,
+    url: str,
+    as_json: bool,
+) -> None:
     """List the stored flows, oldest first."""
-    with _existing(url) as connection:
-        found = list(_flows(connection, [state.upper() for state in wanted] or None))
+    before = None if older_than is None else time.time_ns() // 1000 - older_than // timedelta(microseconds=1)
+    upper = [state.upper() for state in wanted] or None
+    with existing(url) as connection:
+        found = list(flows(connection, states=upper, name=name, owner=owner, created_before=before))
     if as_json:
         click.echo(json.dumps([inspection.flow_summary(detail) for detail in found], default=repr))
     else:
@@ -159,14 +124,14 @@ def list_flows(wanted: tuple[str, ...], url: str, as_json: bool) -> None:
 
 @command.command(short_help="Show a flow's owner, tasks and failures.")
 @click.argument("uuid")
-@_common
+@common
 def show(uuid: str, url: str, as_json: bool) -> None:
     """Show the flow UUID (a unique beginning will do): its owner, and what its tasks and retries did.
 
     Tasks that have not begun are not listed.
     """
-    with _existing(url) as connection:
-        stored = _find(connection, uuid)
+    with existing(url) as connection:
+        stored = find(connection, uuid)
         detail, unread = inspection.read(connection, stored)
     if as_json:
         click.echo(json.dumps(inspection.flow_document(detail, unread), default=repr))
@@ -175,44 +140,12 @@ def show(uuid: str, url: str, as_json: bool) -> None:
 
 
 @command.command(short_help="Create the store, or migrate it.")
-@_common
+@common
 def upgrade(url: str, as_json: bool) -> None:
     """Create the store, or migrate it from an earlier release; data is kept."""
     with closing(connection_for(url)) as connection:
         connection.upgrade()
-    click.echo(json.dumps({"connection": _shown(url)}) if as_json else f"{_shown(url)} is up to date")
-
-
-# -- what the commands share --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _existing(url: str) -> Iterator[Connection]:
-    """A connection to a store that must be there already."""
-    with closing(connection_for(url)) as connection:
-        connection.validate()
-        yield connection
-
-
-def _flows(connection: Connection, wanted: list[str] | None = None) -> Iterator[FlowDetail]:
-    after = None
-    while page := connection.find_flows(states=wanted, after=after, limit=500):
-        yield from page
-        after = page[-1].uuid
-
-
-def _find(connection: Connection, beginning: str) -> FlowDetail:
-    """The flow whose uuid begins so, without its atoms."""
-    try:
-        return connection.get_flow_details(beginning, lazy=True)
-    except NotFound:
-        found = [detail for detail in _flows(connection) if beginning and detail.uuid.startswith(beginning)]
-    if not found:
-        raise NotFound(f"there is no flow {beginning!r}; `pluggableflow list` tells what there is")
-    if len(found) > 1:
-        uuids = ", ".join(detail.uuid for detail in found[:5])
-        raise NotFound(f"{len(found)} flows begin with {beginning!r} ({uuids}); give more of the uuid")
-    return found[0]
+    click.echo(json.dumps({"connection": shown(url)}) if as_json else f"{shown(url)} is up to date")
 
 
 def _file_of(stored: FlowDetail, other: str | None) -> tuple[FlowFile, dict[str, Any]]:
@@ -240,14 +173,9 @@ def _already_finished(stored: FlowDetail, as_json: bool) -> int:
 
 def _announce(detail: FlowDetail, url: str, as_json: bool) -> None:
     if not as_json:
-        click.echo(f"flow {detail.name} {detail.uuid}, kept in {_shown(url)}")
+        click.echo(f"flow {detail.name} {detail.uuid}, kept in {shown(url)}")
 
 
 def _resume_command(uuid: str, url: str) -> str:
-    option = "" if url == DEFAULT_CONNECTION else f" --connection {shlex.quote(_shown(url))}"
+    option = "" if url == DEFAULT_CONNECTION else f" --connection {shlex.quote(shown(url))}"
     return f"pluggableflow resume {uuid}{option}"
-
-
-def _shown(url: str) -> str:
-    """The URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)

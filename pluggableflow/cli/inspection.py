@@ -59,6 +59,7 @@ def flow_summary(detail: FlowDetail) -> dict[str, Any]:
         "owner": detail.owner,
         "lease": lease_line(detail),
         "factory": detail.factory,
+        "damage": detail.damage,
     }
 
 
@@ -129,6 +130,9 @@ def print_list(found: Sequence[FlowDetail]) -> None:
     for detail in found:
         table.add_row(detail.uuid, _state(detail.state), _iso(detail.created_at) or "", Text(detail.name))
     console.print(table)
+    for detail in found:
+        if detail.damage is not None:
+            console.print(Text(f"flow {detail.uuid} cannot be read: {detail.damage}"))
 
 
 def print_tree(detail: FlowDetail, unread: str | None) -> None:
