@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection to SQL databases, through SQLAlchemy Core: SQLite."""
+"""The connection to SQL databases, through SQLAlchemy Core: SQLite, PostgreSQL, MariaDB and MySQL."""
 
 from pluggableflow_sqlalchemy.connection import SQLAlchemyConnection
 

@@ -6,18 +6,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sqlite3
-import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, create_engine, delete, event, insert, inspect, make_url, or_, select, tuple_, update
 from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import Engine as SQLEngine
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import Select, make_url
 
 from pluggableflow import states as flow_states
 from pluggableflow.connection import (
@@ -33,7 +28,6 @@ from pluggableflow.connection import (
 )
 from pluggableflow.exceptions import (
     FlowOwned,
-    ForeignStore,
     InvalidState,
     LeaseLost,
     NotFound,
@@ -42,68 +36,84 @@ from pluggableflow.exceptions import (
     ValueTooLarge,
 )
 from pluggableflow.middleware import FLOW_OWNERSHIP_COLUMNS, AtomDetail, FlowDetail, LogBook
-from pluggableflow_sqlalchemy.migrations import HEAD
+from pluggableflow_sqlalchemy import schema
+from pluggableflow_sqlalchemy.database import Database, check_options, read_options, waits
+from pluggableflow_sqlalchemy.mysql import MySQL
+from pluggableflow_sqlalchemy.postgresql import PostgreSQL
+from pluggableflow_sqlalchemy.sqlite import SQLite
+from pluggableflow_sqlalchemy.statements import Statements
 from pluggableflow_sqlalchemy.tables import Tables
 
-#: How long a statement waits for another process's write.
-BUSY_SECONDS = 30
-_INHERITED: list[Any] = []
-_TASKFLOW_TABLES = {"logbooks", "flowdetails", "atomdetails"}
-_PARAMETERS = {"synchronous": ("full", "normal"), "prefix": None}
+#: Dialect to what that product does in its own way.
+PRODUCTS: dict[str, type[Database]] = {
+    "sqlite": SQLite,
+    "postgresql": PostgreSQL,
+    "mysql": MySQL,
+    "mariadb": MySQL,
+}
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _resent(idempotent: bool) -> Callable[[_Method], _Method]:
+    """Sends a call again after an error that passes: any such error if the call may be applied twice, else only one
+    that says that nothing was done. Nothing is held while it waits."""
+
+    def decorate(method: _Method) -> _Method:
+        @functools.wraps(method)
+        def call(self: SQLAlchemyConnection, *args: Any, **options: Any) -> Any:
+            pauses = waits()
+            while True:
+                try:
+                    return method(self, *args, **options)
+                except StorageFailure as failure:
+                    if not self._passes(failure, idempotent) or (pause := next(pauses, None)) is None:
+                        raise
+                    time.sleep(pause)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
 
 
 class SQLAlchemyConnection(Connection):
-    """Logbooks, flows and atoms as rows of three tables.
+    """Logbooks, flows and atoms as rows of three tables, in SQLite, PostgreSQL, MariaDB or MySQL.
 
-    SQLite: write-ahead log, ``synchronous=FULL`` unless ``normal`` is asked for (which survives the death of any
-    process, but not the loss of power), foreign keys on. Its clock is the host's; the file must not be on a network.
-    ``commit`` keeps one database connection to itself, so that ``renew`` never waits for it in this process.
+    The modules of the products say what is particular to each.
 
-    :param engine: used as it is, and left open by :meth:`close`
-    :param synchronous: "full" or "normal"
+    :param engine: how database connections are opened. They are this object's own, outside the Engine's pool and its
+        limits, and are closed by :meth:`close`; so the Engine and its connections stay as they are, except that a
+        SQLite file is switched to the write-ahead log for good, and that a database in memory has one connection,
+        which gets its settings back after every use
     :param prefix: of all table names
+    :param options: of the product: SQLite has ``synchronous``, "full" or "normal"
+    :raises OptionError: an option is unknown or has an impossible value, or the product is
     """
 
     durable = True
     shared = True
-    largest_value_bytes = 2**26
-    largest_commit_bytes = 2**28
 
-    def __init__(self, engine: SQLEngine, *, synchronous: str = "full", prefix: str = "pluggableflow_") -> None:
-        self._engine, self._owns_engine = engine, False
-        self._synchronous, self._tables = synchronous, Tables(prefix)
-        database = engine.url.database
-        self._in_memory = not database or database == ":memory:" or "mode=memory" in database
-        self.durable = self.shared = not self._in_memory
-        if self._in_memory and not isinstance(engine.pool, StaticPool):
-            raise OptionError(
-                "an Engine on a database in memory needs poolclass=StaticPool, or each thread has its own"
-            )
-        self._start()
-
-    def _start(self) -> None:
+    def __init__(self, engine: SQLEngine, *, prefix: str = "pluggableflow_", **options: str) -> None:
+        kind = _product(engine.dialect.name)
+        check_options(kind, {"prefix": prefix, **options})
+        self._database = kind(engine, Tables(prefix), **options)
+        self._statements = Statements(self._database)
+        self.durable = self.shared = self._database.durable
+        self._to_dispose: SQLEngine | None = None
         self._pid = os.getpid()
-        self._hot: Any = None
-        self._hot_lock = threading.RLock()
-        # One connection serves all threads of an in-memory database, so they take turns.
-        self._turn: Any = self._hot_lock if self._in_memory else contextlib.nullcontext()
 
     @classmethod
     def from_url(cls, url: str) -> SQLAlchemyConnection:
-        """The store that a URL names: ``sqlite:///file.db?synchronous=normal&prefix=mine_``, ``sqlite://`` in memory.
+        """The store that a URL names, such as ``sqlite:///file.db?synchronous=normal&prefix=mine_``, ``sqlite://`` in
+        memory, ``postgresql://user@host/database``, ``mariadb://user@host/database``.
 
         :raises OptionError: a parameter is unknown or has an impossible value
         """
         parsed = make_url(url)
-        options = _parameters(parsed)
-        parsed = parsed.set(query={})
-        if parsed.database and parsed.database != ":memory:":
-            engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
-        else:
-            engine = create_engine(parsed, poolclass=StaticPool, connect_args={"check_same_thread": False})
+        kind = _product(parsed.get_backend_name())
+        rest, options = read_options(kind, parsed)
+        engine = kind.make_engine(rest)
         made = cls(engine, **options)
-        made._owns_engine = True
-        event.listen(engine, "connect", made._set_up)
+        made._to_dispose = engine
         return made
 
     @classmethod
@@ -113,235 +123,162 @@ class SQLAlchemyConnection(Connection):
 
     # -- database connections -------------------------------------------------------------------------------------
 
-    def _set_up(self, driver: Any, _record: Any = None) -> None:
-        driver.isolation_level = None  # transactions are begun here, by name
-        for statement in (
-            "PRAGMA journal_mode=WAL",
-            f"PRAGMA synchronous={self._synchronous}",
-            "PRAGMA foreign_keys=ON",
-            f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}",
-        ):
-            driver.execute(statement)
-
-    @contextlib.contextmanager
-    def _begin(self, write: bool) -> Iterator[SQLConnection]:
-        """A transaction; with ``write`` it takes the write lock first, so nothing read in it can be outdated."""
-        self._after_fork()
-        with self._errors(), self._turn, self._engine.connect() as connection:
-            driver = connection.connection.driver_connection
-            before: Any = None
-            if not self._owns_engine:
-                before = driver.isolation_level  # type: ignore[union-attr]
-                self._set_up(driver)
-            try:
-                connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-                yield connection
-                connection.exec_driver_sql("COMMIT")
-            except BaseException:
-                with contextlib.suppress(SQLAlchemyError):
-                    connection.exec_driver_sql("ROLLBACK")
-                raise
-            finally:
-                if not self._owns_engine:
-                    driver.isolation_level = before  # type: ignore[union-attr]
-
-    def _after_fork(self) -> None:
-        if os.getpid() == self._pid:
-            return
-        if self._in_memory:
-            raise StorageFailure("a database in memory does not follow its process into a fork; use a file")
-        # What the parent opened is kept, unused, for good: closing it here could disturb the parent's locks.
-        _INHERITED.append((self._engine.pool, self._hot))
-        self._engine.dispose(close=False)
-        self._start()
-
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
+        """Gives a forked child its own connections, and tells of a driver's errors in our words."""
+        if os.getpid() != self._pid:
+            self._database.after_fork()
+            self._pid = os.getpid()
         try:
             yield
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            raise self._failure(error) from error
+        except self._database.errors as error:
+            raise self._database.failure(getattr(error, "orig", None) or error) from error
 
-    def _failure(self, error: Exception) -> StorageFailure:
-        original = getattr(error, "orig", None) or error
-        where = self._engine.url.render_as_string(hide_password=True)
-        text = str(original)
-        if "not a database" in text:
-            return ForeignStore(f"{where} is not a SQLite database; name another file")
-        if "unable to open" in text:
-            folder = Path(self._engine.url.database or "").absolute().parent
-            return StorageFailure(f"{where} cannot be opened; check that {folder} exists and can be written to")
-        if "no such table" in text:
-            return StorageFailure(f"{where} has no tables of pluggableflow; run `pluggableflow upgrade` on it")
-        return StorageFailure(f"{where}: {text}")
+    def _passes(self, failure: StorageFailure, idempotent: bool) -> bool:
+        error = getattr(failure.__cause__, "orig", None) or failure.__cause__
+        if not isinstance(error, self._database.errors):
+            return False
+        return self._database.rolled_back(error) or (idempotent and self._database.cut_off(error))
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[SQLConnection]:
+        """A transaction that sees one snapshot."""
+        with self._errors(), self._database.transaction(self._database.begin_read) as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[SQLConnection]:
+        """A transaction for rows that it locks before it reads them, so that nothing read in it can be outdated."""
+        with self._errors(), self._database.transaction(self._database.begin_write) as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _each_by_itself(self) -> Iterator[SQLConnection]:
+        """A connection on which every statement is a transaction, so that no lock outlives one."""
+        with self._errors(), self._database.connection() as connection:
+            yield connection
 
     # -- life -----------------------------------------------------------------------------------------------------
 
+    @_resent(idempotent=True)
     def upgrade(self) -> None:
-        if self._version() == HEAD:
-            return
-        from alembic import command
-        from alembic.config import Config
+        with self._errors():
+            schema.upgrade(self._database)
 
-        with self._begin(write=True) as connection:
-            self._check_foreign(connection)
-            config = Config()
-            config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-            config.attributes.update(
-                connection=connection, version_table=self._tables.version, prefix=self._tables.prefix
-            )
-            command.upgrade(config, "head")
-
+    @_resent(idempotent=True)
     def validate(self) -> None:
-        version = self._version()
-        if version is None:
-            where = self._engine.url.render_as_string(hide_password=True)
-            raise StorageFailure(f"{where} has no tables of pluggableflow; run `pluggableflow upgrade` on it")
-        if version != HEAD:
-            with self._begin(write=False) as connection:
-                self._check_foreign(connection)
-            raise StorageFailure(f"the tables are of version {version}, not {HEAD}; run `pluggableflow upgrade`")
-
-    def _version(self) -> str | None:
-        with self._begin(write=False) as connection:
-            if not inspect(connection).has_table(self._tables.version):
-                return None
-            return connection.exec_driver_sql(f'SELECT version_num FROM "{self._tables.version}"').scalar()
-
-    def _check_foreign(self, connection: SQLConnection) -> None:
-        where = self._engine.url.render_as_string(hide_password=True)
-        present = set(inspect(connection).get_table_names())
-        if self._tables.version not in present:
-            if present >= _TASKFLOW_TABLES:
-                raise ForeignStore(
-                    f"{where} holds flows of TaskFlow; let TaskFlow finish them, then name another database"
-                )
-            return
-        version = connection.exec_driver_sql(f'SELECT version_num FROM "{self._tables.version}"').scalar()
-        if version is not None and version > HEAD:
-            raise ForeignStore(
-                f"{where} was written by a newer release (version {version}, this one knows {HEAD});"
-                " pip install --upgrade pluggableflow"
-            )
+        with self._errors():
+            schema.validate(self._database)
 
     def close(self) -> None:
-        with self._hot_lock:
-            if self._hot is not None and os.getpid() == self._pid:
-                self._hot.close()
-            self._hot = None
-        if self._owns_engine:
-            self._engine.dispose(close=os.getpid() == self._pid)
+        if os.getpid() != self._pid:
+            return  # everything here is the parent's
+        self._database.close()
+        if self._to_dispose is not None:
+            self._to_dispose.dispose()
 
+    @_resent(idempotent=True)
     def clear_all(self) -> None:
-        with self._begin(write=True) as connection:
-            connection.execute(delete(self._tables.logbooks))
+        with self._writing() as connection:
+            connection.execute(self._statements.delete_books)
 
     # -- logbooks -------------------------------------------------------------------------------------------------
 
+    @_resent(idempotent=True)
     def save_logbook(self, book: LogBook) -> None:
-        tables, record, now = self._tables, book.to_record(), _now()
+        record = book.to_record()
         flows = [(detail, detail.to_record(), [atom.to_record() for atom in detail]) for detail in book]
-        created: list[FlowDetail] = []
-        with self._begin(write=True) as connection:
-            row = self._row(connection, tables.logbooks, book.uuid)
-            created_at = now if row is None else row["created_at"]
+        for detail, _flow, atoms in flows:
+            _refuse_double_names(detail.uuid, atoms)
+        statements, created = self._statements, []
+        with self._writing() as connection:
+            row = _first(connection, statements.locked_book, key=book.uuid)
+            now = connection.execute(statements.now).scalar_one()
+            times = {"created_at": now, "updated_at": now}
             if row is None:
-                connection.execute(insert(tables.logbooks), {**record, "created_at": now, "updated_at": now})
+                connection.execute(statements.add_book, {**record, **times})
             else:
-                same = tables.logbooks.c.uuid == book.uuid
-                connection.execute(update(tables.logbooks).where(same).values(meta=record["meta"], updated_at=now))
+                connection.execute(
+                    statements.change_book, {"key": book.uuid, "meta": record["meta"], "updated_at": now}
+                )
             for detail, flow, atoms in flows:
-                if self._row(connection, tables.flows, detail.uuid) is not None:
+                if _first(connection, statements.flow, key=detail.uuid) is not None:
                     continue
-                values = {**flow, "parent_uuid": book.uuid, "created_at": now, "updated_at": now}
-                connection.execute(insert(tables.flows), values)
+                connection.execute(statements.add_flow, {**flow, "parent_uuid": book.uuid, **times})
                 if atoms:
-                    connection.execute(insert(tables.atoms), [{**atom, "parent_uuid": detail.uuid} for atom in atoms])
+                    connection.execute(statements.add_atoms, [{**atom, "parent_uuid": detail.uuid} for atom in atoms])
                 created.append(detail)
-        book.created_at, book.updated_at = created_at, now
+        book.created_at, book.updated_at = now if row is None else row["created_at"], now
         for detail in created:
             detail.created_at = detail.updated_at = now
 
-    @staticmethod
-    def _row(connection: SQLConnection, table: Any, uuid: str) -> Any:
-        return connection.execute(select(table).where(table.c.uuid == uuid)).mappings().first()
-
-    def _found(self, connection: SQLConnection, table: Any, uuid: str, what: str) -> Any:
-        row = self._row(connection, table, uuid)
-        if row is None:
-            raise NotFound(f"there is no {what} {uuid}")
-        return row
-
+    @_resent(idempotent=True)
     def get_logbook(self, book_uuid: str, lazy: bool = False) -> LogBook:
-        with self._begin(write=False) as connection:
-            row = self._found(connection, self._tables.logbooks, book_uuid, "logbook")
+        with self._reading() as connection:
+            row = _found(connection, self._statements.book, book_uuid, "logbook")
             return LogBook.from_record(row, () if lazy else self._flows_of(connection, book_uuid, False))
 
+    @_resent(idempotent=True)
     def get_logbooks(self, lazy: bool = False) -> list[LogBook]:
-        books = self._tables.logbooks
-        with self._begin(write=False) as connection:
-            rows = _rows(connection.execute(select(books).order_by(books.c.created_at, books.c.uuid)))
+        with self._reading() as connection:
             return [
-                LogBook.from_record(row, () if lazy else self._flows_of(connection, row["uuid"], False)) for row in rows
+                LogBook.from_record(row, () if lazy else self._flows_of(connection, row["uuid"], False))
+                for row in _rows(connection, self._statements.books)
             ]
 
+    @_resent(idempotent=False)
     def destroy_logbook(self, book_uuid: str, force: bool = False) -> None:
-        tables = self._tables
-        with self._begin(write=True) as connection:
-            self._found(connection, tables.logbooks, book_uuid, "logbook")
-            if not force:
-                for row in connection.execute(
-                    select(tables.flows).where(tables.flows.c.parent_uuid == book_uuid)
-                ).mappings():
+        with self._writing() as connection:
+            _found(connection, self._statements.locked_book, book_uuid, "logbook")
+            for row in _rows(connection, self._statements.locked_flows, key=book_uuid):
+                if not force:
                     _refuse_if_leased(row)
-            connection.execute(delete(tables.logbooks).where(tables.logbooks.c.uuid == book_uuid))
+            connection.execute(self._statements.delete_book, {"key": book_uuid})
 
     # -- flows ----------------------------------------------------------------------------------------------------
 
     def _flows_of(self, connection: SQLConnection, book_uuid: str, lazy: bool) -> list[FlowDetail]:
-        flows = self._tables.flows
-        query = select(flows).where(flows.c.parent_uuid == book_uuid).order_by(flows.c.created_at, flows.c.uuid)
-        return [self._flow(connection, row, lazy) for row in _rows(connection.execute(query))]
+        rows = _rows(connection, self._statements.flows_of_book, key=book_uuid)
+        return [self._flow(connection, row, lazy) for row in rows]
 
-    def _flow(self, connection: SQLConnection, row: Mapping[Any, Any], lazy: bool) -> FlowDetail:
+    def _flow(self, connection: SQLConnection, row: Mapping[str, Any], lazy: bool) -> FlowDetail:
         return FlowDetail.from_record(row, () if lazy else self._atoms_of(connection, row["uuid"]))
 
     def _atoms_of(self, connection: SQLConnection, flow_uuid: str) -> list[AtomDetail]:
-        atoms = self._tables.atoms
-        query = select(atoms).where(atoms.c.parent_uuid == flow_uuid).order_by(atoms.c.id)
-        return [AtomDetail.from_record(row) for row in _rows(connection.execute(query))]
+        rows = _rows(connection, self._statements.atoms_of_flow, key=flow_uuid)
+        return [AtomDetail.from_record(row) for row in rows]
 
+    @_resent(idempotent=True)
     def get_flow_details(self, flow_uuid: str, lazy: bool = False) -> FlowDetail:
-        with self._begin(write=False) as connection:
-            return self._flow(connection, self._found(connection, self._tables.flows, flow_uuid, "flow"), lazy)
+        with self._reading() as connection:
+            return self._flow(connection, _found(connection, self._statements.flow, flow_uuid, "flow"), lazy)
 
+    @_resent(idempotent=True)
     def get_flows_for_book(self, book_uuid: str, lazy: bool = False) -> list[FlowDetail]:
-        with self._begin(write=False) as connection:
-            self._found(connection, self._tables.logbooks, book_uuid, "logbook")
+        with self._reading() as connection:
+            _found(connection, self._statements.book, book_uuid, "logbook")
             return self._flows_of(connection, book_uuid, lazy)
 
+    @_resent(idempotent=False)
     def update_flow_details(self, detail: FlowDetail) -> None:
-        tables, record = self._tables, detail.to_record()
+        statements, record = self._statements, detail.to_record()
         atoms = [{**atom.to_record(), "parent_uuid": detail.uuid} for atom in detail]
-        with self._begin(write=True) as connection:
-            row = self._found(connection, tables.flows, detail.uuid, "flow")
+        kept = (*FLOW_OWNERSHIP_COLUMNS, "uuid", "parent_uuid", "created_at")
+        with self._writing() as connection:
+            row = _found(connection, statements.locked_flow, detail.uuid, "flow")
             _refuse_if_leased(row)
-            kept = (*FLOW_OWNERSHIP_COLUMNS, "uuid", "parent_uuid", "created_at")
             values = {column: value for column, value in record.items() if column not in kept}
-            values |= {"revision": row["revision"] + 2, "updated_at": _now()}
-            connection.execute(update(tables.flows).where(tables.flows.c.uuid == detail.uuid).values(values))
-            known = set(
-                connection.execute(
-                    select(tables.atoms.c.uuid).where(tables.atoms.c.parent_uuid == detail.uuid)
-                ).scalars()
-            )
-            for atom in atoms:
-                if atom["uuid"] in known:
-                    connection.execute(update(tables.atoms).where(tables.atoms.c.uuid == atom["uuid"]).values(atom))
+            values |= {"key": detail.uuid, "revision": row["revision"] + 2, "updated_at": row["now"]}
+            connection.execute(statements.change_flow, values)
+            known = set(connection.execute(statements.uuids_of_flow, {"key": detail.uuid}).scalars())
+            changed = [{**atom, "key": atom["uuid"]} for atom in atoms if atom["uuid"] in known]
             added = [atom for atom in atoms if atom["uuid"] not in known]
+            if changed:
+                connection.execute(statements.change_atom, changed)
             if added:
-                connection.execute(insert(tables.atoms), added)
+                connection.execute(statements.add_atoms, added)
 
+    @_resent(idempotent=True)
     def find_flows(
         self,
         *,
@@ -352,98 +289,73 @@ class SQLAlchemyConnection(Connection):
         limit: int = 100,
         after: str | None = None,
     ) -> list[FlowDetail]:
-        flows = self._tables.flows
-        query = select(flows).order_by(flows.c.created_at, flows.c.uuid).limit(limit)
-        if states is not None:
-            query = query.where(flows.c.state.in_(list(states)))
-        if name is not None:
-            query = query.where(flows.c.name == name)
-        if owner is not None:
-            query = query.where(flows.c.owner == owner)
-        if created_before is not None:
-            query = query.where(flows.c.created_at < created_before)
-        with self._begin(write=False) as connection:
-            if after is not None:
-                last = self._found(connection, flows, after, "flow")
-                query = query.where(tuple_(flows.c.created_at, flows.c.uuid) > (last["created_at"], last["uuid"]))
-            return [FlowDetail.from_record(row) for row in _rows(connection.execute(query))]
+        with self._reading() as connection:
+            last = _found(connection, self._statements.flow, after, "flow") if after is not None else None
+            query = self._statements.found(states, name, owner, created_before, limit, last)
+            return [FlowDetail.listed(row) for row in _rows(connection, query)]
 
     # -- atoms ----------------------------------------------------------------------------------------------------
 
+    @_resent(idempotent=True)
     def get_atom_details(self, atom_uuid: str) -> AtomDetail:
-        with self._begin(write=False) as connection:
-            return AtomDetail.from_record(self._found(connection, self._tables.atoms, atom_uuid, "atom"))
+        with self._reading() as connection:
+            return AtomDetail.from_record(_found(connection, self._statements.atom, atom_uuid, "atom"))
 
+    @_resent(idempotent=True)
     def get_atoms_for_flow(self, flow_uuid: str) -> list[AtomDetail]:
-        with self._begin(write=False) as connection:
-            self._found(connection, self._tables.flows, flow_uuid, "flow")
+        with self._reading() as connection:
+            _found(connection, self._statements.flow, flow_uuid, "flow")
             return self._atoms_of(connection, flow_uuid)
 
+    @_resent(idempotent=False)
     def update_atom_details(self, detail: AtomDetail) -> None:
-        flows, atoms = self._tables.flows, self._tables.atoms
-        record = {
-            column: value
-            for column, value in detail.to_record().items()
-            if column not in ("uuid", "parent_uuid", "kind")
-        }
-        with self._begin(write=True) as connection:
-            stored = self._found(connection, atoms, detail.uuid, "atom")
-            flow = self._found(connection, flows, stored["parent_uuid"], "flow")
+        statements, kept = self._statements, ("uuid", "parent_uuid", "kind")
+        values = {column: value for column, value in detail.to_record().items() if column not in kept}
+        with self._writing() as connection:
+            stored = _found(connection, statements.atom, detail.uuid, "atom")
+            flow = _found(connection, statements.locked_flow, stored["parent_uuid"], "flow")
             _refuse_if_leased(flow)
-            connection.execute(update(atoms).where(atoms.c.uuid == detail.uuid).values(record))
-            revision = flow["revision"] + 2
-            connection.execute(update(flows).where(flows.c.uuid == flow["uuid"]).values(revision=revision))
+            connection.execute(statements.change_atom, {"key": detail.uuid, **values})
+            connection.execute(statements.change_flow, {"key": flow["uuid"], "revision": flow["revision"] + 2})
 
     # -- hot path -------------------------------------------------------------------------------------------------
 
+    @functools.cached_property
+    def largest_value_bytes(self) -> int:  # type: ignore[override]
+        with self._errors():
+            return self._database.largest_value_bytes
+
+    @functools.cached_property
+    def largest_commit_bytes(self) -> int:  # type: ignore[override]
+        with self._errors():
+            return self._database.largest_commit_bytes
+
+    @_resent(idempotent=True)
     def commit(self, lease: Lease, revision: int, changes: Changes) -> int:
         fault = commit_faults(self, changes)
         if fault is not None:
             raise ValueTooLarge(fault)
-        # Everything is made ready before the transaction begins, so that it holds the lock for the statements only.
-        flow = {**changes.flow, "revision": revision + 1, "updated_at": _now()}
-        fence = _fence(self._tables.flows.name, tuple(flow)), (*flow.values(), lease.flow_uuid, lease.token, revision)
-        statements: list[tuple[str, tuple[Any, ...]]] = []
-        for record in changes.added:
-            values = {**record, "parent_uuid": lease.flow_uuid, "revision": 1}
-            statements.append((_insert(self._tables.atoms.name, tuple(values)), tuple(values.values())))
-        for uuid, columns in changes.changed.items():
-            statements.append(
-                (_update_atom(self._tables.atoms.name, tuple(columns)), (*columns.values(), uuid, lease.flow_uuid))
-            )
-        self._after_fork()
-        with self._hot_lock, self._errors():
-            if self._hot is None:
-                self._hot = self._engine.raw_connection()
-                self._set_up(self._hot.driver_connection)
-            cursor = self._hot.driver_connection.cursor()
-            try:
-                cursor.execute("BEGIN IMMEDIATE")
-                if not cursor.execute(*fence).rowcount:
-                    self._explain_refusal(cursor, lease, revision)
-                    return revision + 1
-                for statement in statements:
-                    if not cursor.execute(*statement).rowcount:
-                        raise NotFound(f"flow {lease.flow_uuid} lacks an atom that was to be changed")
-                cursor.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    cursor.execute("ROLLBACK")
-                raise
-            finally:
-                cursor.close()
+        with self._errors():
+            applied = self._database.commit(lease, revision, changes)
+        if not applied:
+            self._explain_refusal(lease, revision, changes)
         return revision + 1
 
-    def _explain_refusal(self, cursor: Any, lease: Lease, revision: int) -> None:
-        """The fence did not hold: was this very commit applied before, or is the lease lost?"""
-        flows = self._tables.flows.name
-        found = cursor.execute(f'SELECT token, revision FROM "{flows}" WHERE uuid = ?', (lease.flow_uuid,)).fetchone()
-        cursor.execute("ROLLBACK")
-        if found != (lease.token, revision + 1):
+    def _explain_refusal(self, lease: Lease, revision: int, changes: Changes) -> None:
+        """Nothing was written: was this very commit applied before, is the lease lost, or is an atom missing?"""
+        with self._reading() as connection:
+            row = _first(connection, self._statements.held_flow, key=lease.flow_uuid, mine=lease.token)
+            known = set(connection.execute(self._statements.uuids_of_flow, {"key": lease.flow_uuid}).scalars())
+        if row is not None and row["revision"] == revision + 1:
+            return
+        missing = [uuid for uuid in changes.changed if uuid not in known]
+        if row is None or row["revision"] != revision or not missing:
             raise LeaseLost(lease.flow_uuid)
+        raise NotFound(f"flow {lease.flow_uuid} has no atom {missing[0]}")
 
     # -- ownership ------------------------------------------------------------------------------------------------
 
+    @_resent(idempotent=True)
     def claim(
         self,
         *,
@@ -453,121 +365,87 @@ class SQLAlchemyConnection(Connection):
         flow_uuid: str | None = None,
         evict_epoch: int | None = None,
     ) -> Claim | None:
-        flows = self._tables.flows
-        with self._begin(write=True) as connection:
-            now = _now()
+        statements = self._statements
+        with self._writing() as connection:
             if flow_uuid is not None:
-                row = self._found(connection, flows, flow_uuid, "flow")
+                row = _found(connection, statements.locked_flow, flow_uuid, "flow")
             else:
-                row = self._next_claimable(connection, token, now)
-                if row is None:
+                found = _first(connection, statements.flow_of_token, mine=token)
+                found = found or _first(connection, statements.next_runnable)
+                if found is None:
                     return None
+                row = found
             epoch = row["epoch"]
             if row["token"] != token:
                 if evict_epoch is None or evict_epoch != epoch:
                     _refuse_if_leased(row)
                 epoch += 1
-            expires_at = now + int(lease_seconds * 1e6)
+            expires_at = row["now"] + int(lease_seconds * 1e6)
             values = {"token": token, "owner": owner, "epoch": epoch, "lease_expires_at": expires_at}
-            connection.execute(update(flows).where(flows.c.uuid == row["uuid"]).values(values))
-            lease = Lease(row["uuid"], token, epoch, owner, expires_at)
-            return Claim(lease, row["revision"], now, pending_request(row))
+            connection.execute(statements.change_flow, {"key": row["uuid"], **values})
+        lease = Lease(row["uuid"], token, epoch, owner, expires_at)
+        return Claim(lease, row["revision"], row["now"], pending_request(row))
 
-    def _next_claimable(self, connection: SQLConnection, token: str, now: int) -> Any:
-        flows = self._tables.flows.c
-        mine = connection.execute(select(self._tables.flows).where(flows.token == token)).mappings().first()
-        if mine is not None:
-            return mine
-        query = (
-            select(self._tables.flows)
-            .where(flows.state.in_(sorted(flow_states.RUNNABLE)), flows.factory.is_not(None))
-            .where(or_(flows.token.is_(None), flows.lease_expires_at <= now))
-            .where(or_(flows.wake_at.is_(None), flows.wake_at <= now))
-            .order_by(flows.priority.desc(), flows.created_at, flows.uuid)
-            .limit(1)
-        )
-        return connection.execute(query).mappings().first()
-
+    @_resent(idempotent=True)
     def renew(self, lease: Lease, lease_seconds: float) -> Renewal:
-        flows = self._tables.flows
-        with self._begin(write=True) as connection:
-            row = self._row(connection, flows, lease.flow_uuid)
-            if row is None or row["token"] != lease.token:
-                raise LeaseLost(lease.flow_uuid)
-            now = _now()
-            expires_at = now + int(lease_seconds * 1e6)
-            same = flows.c.uuid == lease.flow_uuid
-            connection.execute(update(flows).where(same).values(lease_expires_at=expires_at))
-        lease.expires_at = expires_at
-        return Renewal(expires_at, now, pending_request(row))
+        mine = {"key": lease.flow_uuid, "mine": lease.token}
+        microseconds = int(lease_seconds * 1e6)
+        with self._each_by_itself() as connection:
+            connection.execute(self._statements.extend_lease, {**mine, "microseconds": microseconds})
+            row = _first(connection, self._statements.held_flow, **mine)
+        if row is None:
+            raise LeaseLost(lease.flow_uuid)
+        lease.expires_at = row["lease_expires_at"]
+        return Renewal(lease.expires_at, lease.expires_at - microseconds, pending_request(row))
 
+    @_resent(idempotent=True)
     def release(self, lease: Lease) -> None:
-        flows = self._tables.flows
-        mine = (flows.c.uuid == lease.flow_uuid) & (flows.c.token == lease.token)
-        with self._begin(write=True) as connection:
-            connection.execute(update(flows).where(mine).values(token=None, lease_expires_at=None))
+        with self._each_by_itself() as connection:
+            connection.execute(self._statements.give_up_lease, {"key": lease.flow_uuid, "mine": lease.token})
 
+    @_resent(idempotent=False)
     def request(self, flow_uuid: str, kind: str, by: str) -> Request:
         if kind not in REQUEST_KINDS:
             raise OptionError(f"a request is one of {', '.join(REQUEST_KINDS)}, not {kind!r}")
-        flows = self._tables.flows
-        with self._begin(write=True) as connection:
-            row = self._found(connection, flows, flow_uuid, "flow")
+        with self._writing() as connection:
+            row = _found(connection, self._statements.locked_flow, flow_uuid, "flow")
             if row["state"] not in flow_states.UNFINISHED:
                 raise InvalidState(f"flow {flow_uuid} has finished: it is {row['state']}")
             sequence = row["request_sequence"] + 1
             values = {"request": kind, "request_by": by, "request_sequence": sequence}
-            connection.execute(update(flows).where(flows.c.uuid == flow_uuid).values(values))
+            connection.execute(self._statements.change_flow, {"key": flow_uuid, **values})
         return Request(kind, by, sequence)
 
 
-def _now() -> int:
-    return time.time_ns() // 1000
+def _product(dialect: str) -> type[Database]:
+    if dialect not in PRODUCTS:
+        raise OptionError(f"{dialect} is not supported; {', '.join(PRODUCTS)} are")
+    return PRODUCTS[dialect]
 
 
-def _rows(result: Any) -> list[Mapping[str, Any]]:
-    return list(result.mappings())
+def _rows(connection: SQLConnection, query: Select[Any], **parameters: Any) -> list[Mapping[str, Any]]:
+    return list(connection.execute(query, parameters).mappings())  # type: ignore[arg-type]
 
 
-def _assign(columns: tuple[str, ...]) -> str:
-    return ", ".join(f"{column} = ?" for column in columns)
+def _first(connection: SQLConnection, query: Select[Any], **parameters: Any) -> Mapping[str, Any] | None:
+    return connection.execute(query, parameters).mappings().first()  # type: ignore[return-value]
 
 
-@functools.lru_cache(maxsize=1024)  # there are as many as sets of columns that change together
-def _fence(table: str, columns: tuple[str, ...]) -> str:
-    return f'UPDATE "{table}" SET {_assign(columns)} WHERE uuid = ? AND token = ? AND revision = ?'
+def _found(connection: SQLConnection, query: Select[Any], uuid: str, what: str) -> Mapping[str, Any]:
+    row = _first(connection, query, key=uuid)
+    if row is None:
+        raise NotFound(f"there is no {what} {uuid}")
+    return row
 
 
-@functools.lru_cache(maxsize=1024)
-def _insert(table: str, columns: tuple[str, ...]) -> str:
-    return f'INSERT INTO "{table}" ({", ".join(columns)}) VALUES ({", ".join("?" * len(columns))})'
+def _refuse_double_names(flow_uuid: str, atoms: list[Any]) -> None:
+    names: dict[str, str] = {}
+    for atom in atoms:
+        if names.setdefault(atom["name"], atom["uuid"]) != atom["uuid"]:
+            raise StorageFailure(f"flow {flow_uuid} has an atom {atom['name']!r} already")
 
 
-@functools.lru_cache(maxsize=1024)
-def _update_atom(table: str, columns: tuple[str, ...]) -> str:
-    return f'UPDATE "{table}" SET {_assign(columns)}, revision = revision + 1 WHERE uuid = ? AND parent_uuid = ?'
-
-
-def _refuse_if_leased(row: Mapping[Any, Any]) -> None:
-    left = (row["lease_expires_at"] or 0) - _now()
+def _refuse_if_leased(row: Mapping[str, Any]) -> None:
+    left = (row["lease_expires_at"] or 0) - row["now"]
     if row["token"] is not None and left > 0:
         raise FlowOwned(row["uuid"], row["owner"], row["epoch"], left / 1e6)
-
-
-def _parameters(url: URL) -> dict[str, Any]:
-    """The options in the query of a URL.
-
-    :raises OptionError: names the parameter, and what is allowed
-    """
-    options: dict[str, Any] = {}
-    for name, value in url.query.items():
-        if name not in _PARAMETERS:
-            raise OptionError(f"{url.drivername} has no parameter {name!r}; it has {', '.join(sorted(_PARAMETERS))}")
-        allowed = _PARAMETERS[name]
-        if not isinstance(value, str) or (allowed is not None and value.lower() not in allowed):
-            raise OptionError(f"{name} must be {' or '.join(allowed or ('one value',))}, not {value!r}")
-        options[name] = value if allowed is None else value.lower()
-    prefix = options.get("prefix", "")
-    if not all(character.isalnum() or character == "_" for character in prefix) or len(prefix) > 30:
-        raise OptionError(f"prefix must be at most 30 letters, digits and underscores, not {prefix!r}")
-    return options

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sqlite3
@@ -25,21 +26,49 @@ def read_raw(database: sqlite3.Connection, kind: str, uuid: str) -> dict[str, An
     return None if row is None else dict(zip([column[0] for column in cursor.description], row, strict=True))
 
 
-class TestFile(ConnectionTests):
+def damage_raw(database: sqlite3.Connection, kind: str, uuid: str) -> None:
+    column = "results" if kind == "atom" else "meta"
+    with database:
+        database.execute(f"UPDATE pluggableflow_{kind}s SET {column} = '{{\"cut' WHERE uuid = ?", (uuid,))
+
+
+class FileTests(ConnectionTests):
+    without = {
+        "frozen holder": "SQLite's one write lock is the process's; only a program that runs can give it up",
+        "interrupt": "the sqlite3 module has no step at which it can be made to fail",
+        "server": "there is none",
+    }
+
     @pytest.fixture
-    def connection(self, tmp_path: Path) -> Iterator[Connection]:
-        made = api.connect(f"sqlite:///{tmp_path}/flows.db")
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/flows.db"
+
+    @pytest.fixture
+    def database(self, connection: Connection, tmp_path: Path) -> Iterator[sqlite3.Connection]:
+        made = sqlite3.connect(tmp_path / "flows.db")
         yield made
         made.close()
 
     @pytest.fixture
-    def raw(self, connection: Connection, tmp_path: Path) -> Iterator[Any]:
-        database = sqlite3.connect(tmp_path / "flows.db")
-        yield lambda kind, uuid: read_raw(database, kind, uuid)
-        database.close()
+    def raw(self, database: sqlite3.Connection) -> Any:
+        return functools.partial(read_raw, database)
+
+    @pytest.fixture
+    def damage(self, database: sqlite3.Connection) -> Any:
+        return functools.partial(damage_raw, database)
+
+
+class TestFile(FileTests):
+    pass
 
 
 class TestInMemory(ConnectionTests):
+    without = {
+        "processes": "it is in the memory of one",
+        "interrupt": "the sqlite3 module has no step at which it can be made to fail",
+        "server": "there is none",
+    }
+
     @pytest.fixture
     def connection(self) -> Iterator[SQLAlchemyConnection]:
         made = SQLAlchemyConnection.from_url("sqlite://")
@@ -50,14 +79,21 @@ class TestInMemory(ConnectionTests):
     @pytest.fixture
     def raw(self, connection: SQLAlchemyConnection) -> Any:
         def read(kind: str, uuid: str) -> dict[str, Any] | None:
-            with connection._turn:
-                driver: Any = connection._engine.raw_connection()
-                return read_raw(driver.driver_connection, kind, uuid)
+            with connection._database.connection() as database:
+                return read_raw(driver_connection(database), kind, uuid)
 
         return read
 
+    @pytest.fixture
+    def damage(self, connection: SQLAlchemyConnection) -> Any:
+        def spoil(kind: str, uuid: str) -> None:
+            with connection._database.connection() as database:
+                damage_raw(driver_connection(database), kind, uuid)
 
-class TestEmbeddersEngine(ConnectionTests):
+        return spoil
+
+
+class TestEmbeddersEngine(FileTests):
     @pytest.fixture
     def engine(self, tmp_path: Path) -> Iterator[sqlalchemy.Engine]:
         made = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/flows.db")
@@ -72,18 +108,16 @@ class TestEmbeddersEngine(ConnectionTests):
         with engine.connect() as alive:
             assert alive.exec_driver_sql("SELECT 1").scalar() == 1
 
-    @pytest.fixture
-    def raw(self, connection: Connection, tmp_path: Path) -> Iterator[Any]:
-        database = sqlite3.connect(tmp_path / "flows.db")
-        yield lambda kind, uuid: read_raw(database, kind, uuid)
-        database.close()
+
+def driver_connection(connection: sqlalchemy.Connection) -> Any:
+    return connection.connection.driver_connection
 
 
 def test_every_database_connection_has_foreign_keys_and_full_synchronisation(tmp_path: Path) -> None:
     connection = SQLAlchemyConnection.from_url(f"sqlite:///{tmp_path}/flows.db")
     connection.upgrade()
-    for write in (True, False):
-        with connection._begin(write=write) as database:
+    for transaction in (connection._reading, connection._writing):
+        with transaction() as database:
             assert database.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
             assert database.exec_driver_sql("PRAGMA synchronous").scalar() == 2
             assert database.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
@@ -93,7 +127,7 @@ def test_every_database_connection_has_foreign_keys_and_full_synchronisation(tmp
 def test_normal_synchronisation_is_used_where_it_is_asked_for(tmp_path: Path) -> None:
     connection = SQLAlchemyConnection.from_url(f"sqlite:///{tmp_path}/flows.db?synchronous=normal")
     connection.upgrade()
-    with connection._begin(write=False) as database:
+    with connection._reading() as database:
         assert database.exec_driver_sql("PRAGMA synchronous").scalar() == 1
     connection.close()
 
@@ -159,49 +193,6 @@ def test_a_store_that_was_never_upgraded_says_so(tmp_path: Path) -> None:
         connection.validate()
     with pytest.raises(StorageFailure, match="pluggableflow upgrade"):
         connection.find_flows()
-    connection.close()
-
-
-def test_processes_that_upgrade_at_once_all_succeed(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/flows.db"
-    children = []
-    for _ in range(6):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                connection = api.connect(url)
-                saved_flow(connection)
-                connection.close()
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
-    connection = api.connect(url)
-    assert len(connection.find_flows()) == 6
-    connection.close()
-
-
-def test_of_processes_that_claim_one_flow_one_wins(tmp_path: Path) -> None:
-    connection = api.connect(f"sqlite:///{tmp_path}/flows.db")
-    flow = saved_flow(connection)
-    children = []
-    for _ in range(6):
-        child = os.fork()
-        if child == 0:
-            code = 2
-            try:
-                claimed(connection, flow)  # over its own database connections: a fork does not share them
-                code = 0
-            except BaseException:
-                code = 1
-            finally:
-                os._exit(code)
-        children.append(child)
-    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
-    assert codes == [0, 1, 1, 1, 1, 1]
-    assert connection.get_flow_details(flow.uuid).epoch == 1
     connection.close()
 
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import context, op
+from alembic import context
+from pluggableflow_sqlalchemy.migrations.steps import create_index, create_table
+from pluggableflow_sqlalchemy.types import Identity, LongText, Number, ShortText
 
 revision = "0001"
 down_revision = None
@@ -15,31 +17,31 @@ depends_on = None
 
 
 def _short(name: str, **options: Any) -> sa.Column[str]:
-    return sa.Column(name, sa.String(255), **options)
+    return sa.Column(name, ShortText, **options)
 
 
 def _texts(*names: str) -> list[sa.Column[str]]:
-    return [sa.Column(name, sa.Text) for name in names]
+    return [sa.Column(name, LongText) for name in names]
 
 
 def _numbers(*names: str) -> list[sa.Column[int]]:
-    return [sa.Column(name, sa.BigInteger) for name in names]
+    return [sa.Column(name, Number) for name in names]
 
 
 def upgrade() -> None:
     prefix = context.config.attributes["prefix"]
     logbooks, flows, atoms = f"{prefix}logbooks", f"{prefix}flows", f"{prefix}atoms"
-    op.create_table(
+    create_table(
         logbooks,
         _short("uuid", primary_key=True),
         _short("name", nullable=False),
         *_texts("meta"),
         *_numbers("created_at", "updated_at"),
     )
-    op.create_table(
+    create_table(
         flows,
         _short("uuid", primary_key=True),
-        sa.Column("parent_uuid", sa.String(255), sa.ForeignKey(f"{logbooks}.uuid", ondelete="CASCADE"), nullable=False),
+        sa.Column("parent_uuid", ShortText, sa.ForeignKey(f"{logbooks}.uuid", ondelete="CASCADE"), nullable=False),
         _short("name", nullable=False),
         _short("state", nullable=False),
         *_texts("meta", "factory"),
@@ -52,11 +54,11 @@ def upgrade() -> None:
         *_numbers("request_sequence", "request_handled", "wake_at", "deadline_at", "priority", "codec_version"),
         *_numbers("created_at", "updated_at"),
     )
-    op.create_table(
+    create_table(
         atoms,
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-        sa.Column("uuid", sa.String(255), nullable=False, unique=True),
-        sa.Column("parent_uuid", sa.String(255), sa.ForeignKey(f"{flows}.uuid", ondelete="CASCADE"), nullable=False),
+        sa.Column("id", Identity, primary_key=True, autoincrement=True),
+        sa.Column("uuid", ShortText, nullable=False, unique=True),
+        sa.Column("parent_uuid", ShortText, sa.ForeignKey(f"{flows}.uuid", ondelete="CASCADE"), nullable=False),
         _short("name", nullable=False),
         _short("kind", nullable=False),
         _short("version", nullable=False),
@@ -68,10 +70,10 @@ def upgrade() -> None:
         *_numbers("not_before", "deadline_at", "started_at", "finished_at", "revision"),
         sa.UniqueConstraint("parent_uuid", "name", name=f"{atoms}_by_flow"),
     )
-    op.create_index(f"{logbooks}_by_age", logbooks, ["created_at", "uuid"])
-    op.create_index(f"{flows}_by_age", flows, ["created_at", "uuid"])
-    op.create_index(f"{flows}_by_book", flows, ["parent_uuid", "created_at", "uuid"])
-    op.create_index(f"{flows}_by_state", flows, ["state", "priority", "created_at", "uuid"])
-    op.create_index(f"{flows}_by_name", flows, ["name", "created_at", "uuid"])
-    op.create_index(f"{flows}_by_owner", flows, ["owner", "created_at", "uuid"])
-    op.create_index(f"{flows}_by_token", flows, ["token"])
+    create_index(f"{logbooks}_by_age", logbooks, ["created_at", "uuid"])
+    create_index(f"{flows}_by_age", flows, ["created_at", "uuid"])
+    create_index(f"{flows}_by_book", flows, ["parent_uuid", "created_at", "uuid"])
+    create_index(f"{flows}_by_state", flows, ["state", "priority", "created_at", "uuid"])
+    create_index(f"{flows}_by_name", flows, ["name", "created_at", "uuid"])
+    create_index(f"{flows}_by_owner", flows, ["owner", "created_at", "uuid"])
+    create_index(f"{flows}_by_token", flows, ["token"])

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What differs between database products, as one small interface, and what the implementations share."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from sqlalchemy import URL, ColumnElement, Select, create_engine, literal_column
+from sqlalchemy import Connection as SQLConnection
+from sqlalchemy import Engine as SQLEngine
+from sqlalchemy.exc import SQLAlchemyError
+
+from pluggableflow import states
+from pluggableflow.connection import Changes, Lease
+from pluggableflow.exceptions import OptionError, StorageFailure
+from pluggableflow_sqlalchemy.tables import Tables
+
+#: How long a statement waits for another client's lock, and how long the server keeps a paused client's transaction.
+LOCK_SECONDS = 30
+#: How often a call that met a passing error is sent, and the waits between, which grow from the first to the last.
+ATTEMPTS = 6
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.02, 1.0
+#: Connections of a parent process, kept for good: to close or collect them in the child could disturb the parent.
+INHERITED: list[Any] = []
+
+
+class Database(ABC):
+    """One database product.
+
+    Every connection that ``engine`` makes is in autocommit mode: transactions are begun by name.
+
+    :cvar parameters: what may stand in a URL's query: our options with their allowed values (``None``: any)
+    :cvar driver_parameters: parameters that are handed to the driver
+    :cvar clock: the store's time as an expression, UTC microseconds
+    :cvar begin_read: statements that begin a transaction which sees one snapshot
+    :cvar begin_write: statements that begin a transaction which reads what is newest
+    """
+
+    parameters: ClassVar[Mapping[str, tuple[str, ...] | None]] = {"prefix": None}
+    driver_parameters: ClassVar[frozenset[str]] = frozenset()
+    clock: ClassVar[ColumnElement[int]]
+    begin_read: ClassVar[tuple[str, ...]]
+    begin_write: ClassVar[tuple[str, ...]]
+    durable = True
+    largest_value_bytes = 2**26
+    largest_commit_bytes = 2**28
+
+    def __init__(self, engine: SQLEngine, tables: Tables) -> None:
+        self.engine, self.tables = engine, tables
+        self.where = engine.url.render_as_string(hide_password=True)
+        self.errors: tuple[type[Exception], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error)
+
+    @classmethod
+    @abstractmethod
+    def make_engine(cls, url: URL) -> SQLEngine:
+        """An Engine for a URL whose query holds parameters of the driver only."""
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[SQLConnection]:
+        """A connection for one transaction, or for statements that are transactions of their own."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def transaction(self, begin: tuple[str, ...]) -> Iterator[SQLConnection]:
+        """A transaction, begun with ``begin_read`` or ``begin_write``."""
+        with self.connection() as connection:
+            try:
+                for statement in begin:
+                    connection.exec_driver_sql(statement)
+                yield connection
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                with contextlib.suppress(*self.errors):
+                    connection.exec_driver_sql("ROLLBACK")
+                raise
+
+    @abstractmethod
+    def commit(self, lease: Lease, revision: int, changes: Changes) -> bool:
+        """Write a commit in one round trip, if the fence holds and every changed atom exists; else ``False``."""
+
+    def runnable(self, query: Select[Any]) -> Select[Any]:
+        """The rows of flows that are in a state to be claimed by scan, in the order in which they are claimed."""
+        flows = self.tables.flows.c
+        # As literals: neither PostgreSQL nor SQLite uses a partial index for a state that it does not know yet.
+        runnable: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in sorted(states.RUNNABLE)]
+        return query.where(flows.state.in_(runnable), flows.factory.is_not(None)).order_by(
+            flows.priority.desc(), flows.created_at, flows.uuid
+        )
+
+    def prepare(self) -> None:  # noqa: B027  (most have nothing to prepare)
+        """Make the place ready that was found to be empty or ours; before :meth:`upgrading`."""
+
+    @contextlib.contextmanager
+    def upgrading(self, connection: SQLConnection) -> Iterator[None]:
+        """Keeps other processes from upgrading, inside a write transaction."""
+        yield
+
+    @abstractmethod
+    def rolled_back(self, error: Any) -> bool:
+        """Whether a driver's error says that nothing was done and the same call can succeed later."""
+
+    def cut_off(self, error: Any) -> bool:
+        """Whether a driver's error leaves open what was done, and the same call can succeed later."""
+        return False
+
+    @abstractmethod
+    def failure(self, error: Any) -> StorageFailure:
+        """What to tell of a driver's error: the place, the fault, the remedy."""
+
+    def never_upgraded(self) -> StorageFailure:
+        return StorageFailure(f"{self.where} has no tables of pluggableflow; run `pluggableflow upgrade` on it")
+
+    def after_fork(self) -> None:
+        """Leave the parent's connections alone."""
+        INHERITED.append(self.engine.pool)
+        self.engine.dispose(close=False)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+class HotConnections:
+    """Driver connections for commits, outside the pool: taking one costs nothing and needs no round trip."""
+
+    def __init__(self, engine: SQLEngine) -> None:
+        self._engine = engine
+        self._free: list[Any] = []
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[Any]:
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = detached(self._engine.raw_connection())
+        try:
+            yield connection
+        except BaseException:
+            # It may be in any state; and where the server has gone, the others are dead as well.
+            close_quietly(connection)
+            self.close()
+            raise
+        self._free.append(connection)
+
+    def after_fork(self) -> None:
+        INHERITED.append(self._free)
+        self._free = []
+
+    def close(self) -> None:
+        while self._free:
+            with contextlib.suppress(IndexError):
+                close_quietly(self._free.pop())
+
+
+def detached(pooled: Any) -> Any:
+    """The driver's connection, taken out of its pool."""
+    connection = pooled.driver_connection
+    pooled.detach()
+    return connection
+
+
+def close_quietly(connection: Any) -> None:
+    with contextlib.suppress(Exception):
+        connection.close()
+
+
+def own_engine(engine: SQLEngine, **options: Any) -> SQLEngine:
+    """An Engine whose connections are opened as those of ``engine``, but are its own, without a limit.
+
+    So no setting of ours reaches an embedder's connections, and a renewal never waits for a place in a pool.
+    """
+    source = engine.pool.recreate()
+    return create_engine(
+        engine.url.set(query={}),
+        creator=lambda: detached(source.connect()),
+        pool_size=5,
+        max_overflow=-1,
+        pool_reset_on_return=None,  # every transaction is ended by name
+        **options,
+    )
+
+
+def waits() -> Iterator[float]:
+    """Seconds to wait before each further attempt, with jitter so that many clients do not come back at once."""
+    for attempt in range(ATTEMPTS - 1):
+        longest = min(_FIRST_WAIT_SECONDS * 4**attempt, _LONGEST_WAIT_SECONDS)
+        yield longest * (0.5 + random.random() / 2)
+
+
+def read_options(kind: type[Database], url: URL) -> tuple[URL, dict[str, str]]:
+    """A URL without our options, and these.
+
+    :raises OptionError: names the parameter, and what is allowed
+    """
+    options = {name: value for name, value in url.query.items() if name not in kind.driver_parameters}
+    return url.difference_update_query(list(options)), check_options(kind, options)
+
+
+def check_options(kind: type[Database], given: Mapping[str, Any]) -> dict[str, str]:
+    """The options, if every one is known and possible.
+
+    :raises OptionError: names the parameter, and what is allowed
+    """
+    options: dict[str, str] = {}
+    for name, value in given.items():
+        if name not in kind.parameters:
+            known = ", ".join(sorted({*kind.parameters, *kind.driver_parameters}))
+            raise OptionError(f"{kind.__name__} has no parameter {name!r}; it has {known}")
+        allowed = kind.parameters[name]
+        if not isinstance(value, str) or (allowed is not None and value.lower() not in allowed):
+            raise OptionError(f"{name} must be {' or '.join(allowed or ('one value',))}, not {value!r}")
+        options[name] = value if allowed is None else value.lower()
+    prefix = options.get("prefix", "")
+    # Short, because names of indexes are made from it, and PostgreSQL cuts them off after 63 bytes.
+    if not all(letter.isascii() and (letter.isalnum() or letter == "_") for letter in prefix) or len(prefix) > 30:
+        raise OptionError(f"prefix must be at most 30 letters, digits and underscores, not {prefix!r}")
+    return options

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The statements that all products share, built once per connection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Select, Table, and_, bindparam, delete, insert, or_, select, update
+
+from pluggableflow_sqlalchemy.database import Database
+from pluggableflow_sqlalchemy.types import Number, ShortText
+
+
+class Statements:
+    """Their parameter ``key`` is a uuid, ``mine`` a token. Rows of flows that are locked carry the time as ``now``."""
+
+    def __init__(self, database: Database) -> None:
+        books, flows, atoms = database.tables.logbooks, database.tables.flows, database.tables.atoms
+        self._flows = flows
+        key, mine = bindparam("key", type_=ShortText), bindparam("mine", type_=ShortText)
+        clock = database.clock
+        held = and_(flows.c.uuid == key, flows.c.token == mine)
+        flow_and_now = select(flows, clock.label("now"))
+
+        self.now = select(clock)
+        self.book = select(books).where(books.c.uuid == key)
+        self.books = select(books).order_by(*_age(books))
+        self.locked_book = self.book.with_for_update()
+        self.add_book = insert(books)
+        self.change_book = update(books).where(books.c.uuid == key)
+        self.delete_book = delete(books).where(books.c.uuid == key)
+        self.delete_books = delete(books)
+
+        self.flow = select(flows).where(flows.c.uuid == key)
+        self.locked_flow = flow_and_now.where(flows.c.uuid == key).with_for_update()
+        self.flows_of_book = select(flows).where(flows.c.parent_uuid == key).order_by(*_age(flows))
+        # In the order of uuids, so that two who lock the flows of a book do not wait for each other.
+        self.locked_flows = flow_and_now.where(flows.c.parent_uuid == key).order_by(flows.c.uuid).with_for_update()
+        self.add_flow = insert(flows)
+        self.change_flow = update(flows).where(flows.c.uuid == key)
+
+        self.held_flow = select(flows).where(held)
+        self.flow_of_token = flow_and_now.where(flows.c.token == mine).with_for_update()
+        self.next_runnable = (
+            database.runnable(flow_and_now)
+            .where(or_(flows.c.token.is_(None), flows.c.lease_expires_at <= clock))
+            .where(or_(flows.c.wake_at.is_(None), flows.c.wake_at <= clock))
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        longer = clock + bindparam("microseconds", type_=Number)
+        self.extend_lease = update(flows).where(held).values(lease_expires_at=longer)
+        self.give_up_lease = update(flows).where(held).values(token=None, lease_expires_at=None)
+
+        self.atom = select(atoms).where(atoms.c.uuid == key)
+        self.atoms_of_flow = select(atoms).where(atoms.c.parent_uuid == key).order_by(atoms.c.id)
+        self.uuids_of_flow = select(atoms.c.uuid).where(atoms.c.parent_uuid == key)
+        self.add_atoms = insert(atoms)
+        self.change_atom = update(atoms).where(atoms.c.uuid == key)
+
+    def found(
+        self,
+        states: Collection[str] | None,
+        name: str | None,
+        owner: str | None,
+        created_before: int | None,
+        limit: int,
+        last: Any,
+    ) -> Select[Any]:
+        """The flows that a search finds beyond the row ``last``."""
+        flows = self._flows.c
+        query = select(self._flows).order_by(*_age(self._flows)).limit(limit)
+        if states is not None:
+            query = query.where(flows.state.in_(list(states)))
+        if name is not None:
+            query = query.where(flows.name == name)
+        if owner is not None:
+            query = query.where(flows.owner == owner)
+        if created_before is not None:
+            query = query.where(flows.created_at < created_before)
+        if last is not None:
+            # MariaDB uses no index for a comparison of pairs.
+            same_time = and_(flows.created_at == last["created_at"], flows.uuid > last["uuid"])
+            query = query.where(flows.created_at >= last["created_at"])
+            query = query.where(or_(flows.created_at > last["created_at"], same_time))
+        return query
+
+
+def _age(table: Table) -> tuple[Any, Any]:
+    return table.c.created_at, table.c.uuid
