@@ -303,12 +303,11 @@ class MongoDBConnection(Connection):
         given_up: Document = {"token": None, "lease_expires_at": None, "ready_at": {"$ifNull": ["$wake_at", 0]}}
         with self._store.errors():
             if held is not None:
-                with held.lock:
-                    # What cannot be applied now stays in the journal, where readers and the next holder find it.
-                    with contextlib.suppress(PyMongoError):
-                        if held.token == lease.token and held.journal:
-                            apply(self._store, held.life, held.journal)
-                            given_up |= updates.trimmed(held.revision)
+                # What cannot be applied now stays in the journal, where readers and the next holder find it.
+                with held.lock, contextlib.suppress(PyMongoError):
+                    if held.token == lease.token and held.journal:
+                        apply(self._store, held.life, held.journal)
+                        given_up |= updates.trimmed(held.revision)
             mine = {"_id": lease.flow_uuid, "token": lease.token}
             self._store.repeated(lambda: self._store.flows.update_one(mine, [{"$set": given_up}]))
 
