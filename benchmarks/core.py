@@ -42,6 +42,7 @@ import math
 import multiprocessing
 import os
 import platform
+import signal
 import sqlite3
 import statistics
 import sys
@@ -67,7 +68,13 @@ Points = list[tuple[int, float]]
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
     """Run one case in this process and return its row."""
+    signal.signal(signal.SIGTERM, _leave)
     return peers.measure(case) if "peer" in case else ours.measure(case)
+
+
+def _leave(*_signal: object) -> None:
+    """End by unwinding, so that who stops the benchmark finds none of its files."""
+    sys.exit(143)
 
 
 def in_own_process(case: dict[str, Any], repeat: int = 1) -> dict[str, Any]:
@@ -260,4 +267,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave)
     Bench(_parser().parse_args()).run()
