@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
+import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,9 +36,15 @@ class FromClient(Protocol):
         """A connection that uses ``client`` and leaves it open, or ``None`` if it is not one of its driver."""
 
 
+@functools.lru_cache(maxsize=16)
+def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """What is registered in a group. Reading it takes longer than a short flow, so it is kept for each ``sys.path``."""
+    return tuple(entry_points(group=group))
+
+
 def plugin_names(group: str) -> list[str]:
     """The installed names of a group, sorted."""
-    return sorted({point.name for point in entry_points(group=group)})
+    return sorted({point.name for point in _entry_points(group, tuple(sys.path))})
 
 
 def load_plugin(group: str, name: str) -> Any:
@@ -45,8 +53,9 @@ def load_plugin(group: str, name: str) -> Any:
     :raises PluginError: there is none, or there are several, or it cannot be imported, or it was written against
         another version of the contract
     """
-    found = [point for point in entry_points(group=group) if point.name == name]
+    found = [point for point in _entry_points(group, tuple(sys.path)) if point.name == name]
     if not found:
+        _entry_points.cache_clear()  # it may be installed now
         raise PluginError(_missing(group, name))
     if len(found) > 1:
         owners = ", ".join(f"{_owner(point)} ({point.value})" for point in found)
