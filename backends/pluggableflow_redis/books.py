@@ -14,7 +14,7 @@ from pluggableflow.exceptions import FlowOwned, NotFound, StorageFailure
 from pluggableflow.middleware import FlowDetail, LogBook, Record, new_uuid
 from pluggableflow.states import RUNNABLE
 from pluggableflow_redis import index_scripts, lease_scripts
-from pluggableflow_redis.client import Client
+from pluggableflow_redis.client import Client, packed
 from pluggableflow_redis.index import Index
 from pluggableflow_redis.keys import Keys, age, hint
 from pluggableflow_redis.records import atom_fields, flow_fields, pairs
@@ -103,7 +103,7 @@ class Books:
             answer = self._client.run(
                 lease_scripts.STAGE,
                 self._keys.flow(flow_uuid),
-                (replaced, mark, len(put), len(first[0]), len(first[1]) // 2, *put, *first[0], *first[1]),
+                [packed((replaced, mark, len(put), len(first[0]), len(first[1]) // 2, *put, *first[0], *first[1]))],
             )
             if answer[0] == b"exists":
                 return False
@@ -115,7 +115,7 @@ class Books:
         for at in range(_ATOMS_PER_CALL, len(atoms), _ATOMS_PER_CALL):
             fields, names = self._atoms(atoms[at : at + _ATOMS_PER_CALL], flow_uuid, at)
             arguments = (b"", mark, 0, len(fields), len(names) // 2, *fields, *names)
-            if self._client.run(lease_scripts.STAGE, self._keys.flow(flow_uuid), arguments)[0] != b"ok":
+            if self._client.run(lease_scripts.STAGE, self._keys.flow(flow_uuid), (packed(arguments),))[0] != b"ok":
                 raise StorageFailure(f"flow {flow_uuid} is being saved by somebody else as well; save it again")
         if since is not None:
             self._index.add_entry(hint(int(flow["priority"] or 0), time, flow_uuid, 1), since)

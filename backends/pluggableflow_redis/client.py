@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -70,6 +71,20 @@ class Script:
         self.sha = hashlib.sha1(self.text).hexdigest().encode()
 
 
+_SHORT = [b"\xd9" + bytes([length]) for length in range(256)]
+_FOUR = struct.Struct(">I").pack
+
+
+def packed(values: Sequence[Any]) -> bytes:
+    """A MessagePack array of texts, which a script unpacks much faster than the driver sends as many arguments."""
+    texts = [value if type(value) is bytes else b"%d" % value for value in values]
+    parts = [b"\xdd" + _FOUR(len(texts))]
+    for text in texts:
+        length = len(text)
+        parts += (_SHORT[length] if length < 256 else b"\xdb" + _FOUR(length), text)
+    return b"".join(parts)
+
+
 Call = tuple[Script, Sequence[bytes], Sequence[Any]]
 
 
@@ -130,7 +145,12 @@ class Client:
 
     def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any] = ()) -> Any:
         """Run a script, all of whose keys share one hash tag."""
-        return self.attempt(lambda: self._run(script, keys, arguments))
+        try:
+            return self._run(script, keys, arguments)
+        except TRANSIENT:
+            return self.attempt(lambda: self._run(script, keys, arguments))
+        except (RedisError, RedisClusterException, OSError) as error:
+            raise self._failure(error) from error
 
     def _run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         execute, count = self.driver.execute_command, len(keys)

@@ -31,7 +31,7 @@ from pluggableflow.exceptions import (
 from pluggableflow.middleware import FLOW_OWNERSHIP_COLUMNS, AtomDetail, FlowDetail, LogBook
 from pluggableflow_redis import flow_scripts, lease_scripts
 from pluggableflow_redis.books import Books, check_names, owned
-from pluggableflow_redis.client import Client, Script, client_from_url, place_of
+from pluggableflow_redis.client import Client, Script, client_from_url, packed, place_of
 from pluggableflow_redis.index import Index
 from pluggableflow_redis.keys import Keys, age, of_age, of_hint
 from pluggableflow_redis.records import (
@@ -52,8 +52,6 @@ LOG = logging.getLogger(__name__)
 #: Columns that decide whether, when and before which others a scan takes a flow.
 _SCANNED = frozenset({"state", "factory", "wake_at", "priority", "token", "lease_expires_at"})
 _NEVER_UPDATED = frozenset({*FLOW_OWNERSHIP_COLUMNS, "uuid", "parent_uuid", "created_at", "updated_at"})
-#: The server takes about a million arguments in one call.
-_MOST_ARGUMENTS = 1_000_000
 
 
 class RedisConnection(Connection):
@@ -126,15 +124,24 @@ class RedisConnection(Connection):
     # -- scripts --------------------------------------------------------------------------------------------------
 
     def _ask(
-        self, script: Script, flow_uuid: str, arguments: list[Any], hint_at: int | None = None, stop: bool = False
+        self,
+        script: Script,
+        flow_uuid: str,
+        arguments: list[Any],
+        hint_at: int | None = None,
+        stop: bool = False,
+        pack: bool = False,
     ) -> Sequence[Any]:
         """Run a script on a flow until it no longer asks for an entry in the index, or for the book's word.
 
         :param hint_at: where the entry's number and time go in ``arguments``
         :param stop: also stop an operation that is about to destroy the book
+        :param pack: the script takes its arguments packed
         """
+        keys = self._keys.flow(flow_uuid)
         while True:
-            answer: Sequence[Any] = self._client.run(script, self._keys.flow(flow_uuid), arguments)
+            sent = (packed(arguments),) if pack else arguments
+            answer: Sequence[Any] = self._client.run(script, keys, sent)
             if answer[0] == b"hint":
                 assert hint_at is not None
                 arguments[hint_at : hint_at + 2] = self._index.add_hint(flow_uuid, answer)
@@ -224,10 +231,8 @@ class RedisConnection(Connection):
         check_names(detail.uuid, atoms)
         arguments = [b"", b"", b"", 0, len(put), len(drop)]
         arguments += _updates(atoms, [*put, *drop])
-        if len(arguments) > _MOST_ARGUMENTS:
-            raise ValueTooLarge(f"flow {detail.uuid} has too many atoms to write in one step; write them one by one")
         self._index.add_atoms(detail.uuid, (atom.uuid for atom in detail))
-        answer = self._ask(flow_scripts.UPDATE, detail.uuid, arguments, 1)
+        answer = self._ask(flow_scripts.UPDATE, detail.uuid, arguments, 1, pack=True)
         if answer[0] == b"none":
             raise _no_flow(detail.uuid)
         self._refuse(detail.uuid, answer)
@@ -306,7 +311,7 @@ class RedisConnection(Connection):
         }
         rest = _updates([{"uuid": detail.uuid, **record}], [])
         for flow_uuid in self._candidates(detail.uuid):
-            answer = self._ask(flow_scripts.UPDATE, flow_uuid, [b"", b"", b"", 1, 0, 0, *rest], 1)
+            answer = self._ask(flow_scripts.UPDATE, flow_uuid, [b"", b"", b"", 1, 0, 0, *rest], 1, pack=True)
             if answer[0] not in (b"none", b"missing"):
                 self._refuse(flow_uuid, answer)
                 return
@@ -329,13 +334,11 @@ class RedisConnection(Connection):
         for record in changes.added:
             uuid = str(record["uuid"]).encode()
             atom_fields(uuid, {**record, "parent_uuid": lease.flow_uuid, "revision": 1}, atom_put)
-            added += (uuid, str(record["name"]).encode())
-        arguments: list[Any] = [lease.token.encode(), revision, b"", b"", len(put), len(drop), len(atom_put)]
-        arguments += (len(atom_drop), len(changed), len(added) // 2, int(not _SCANNED.isdisjoint(changes.flow)))
-        arguments += put + drop + atom_put + atom_drop + changed + added
-        if len(arguments) > _MOST_ARGUMENTS:
-            raise ValueTooLarge(f"a commit of {len(arguments)} values is more than the store takes in one call")
-        self._refuse(lease.flow_uuid, self._ask(flow_scripts.COMMIT, lease.flow_uuid, arguments, 2))
+            added += (str(record["name"]).encode(), uuid)
+        arguments: list[Any] = [lease.token.encode(), revision, b"", b"", len(put), len(drop), len(changed)]
+        arguments += (len(added) // 2, len(atom_drop), *put, *drop, *changed, *added, *atom_drop, *atom_put)
+        script = flow_scripts.COMMIT if _SCANNED.isdisjoint(changes.flow) else flow_scripts.COMMIT_SCANNED
+        self._refuse(lease.flow_uuid, self._ask(script, lease.flow_uuid, arguments, 2, pack=True))
         return revision + 1
 
     # -- ownership ------------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ local function clock()
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 """
+# One packed argument instead of many: cheaper to send than as many single ones, and as many as there may be.
+UNPACK = "local ARGV = cmsgpack.unpack(ARGV[1])"
 # A call takes at most some 8,000 unpacked arguments.
 WRITE = """
 local function put(key, from, count)
@@ -92,64 +94,83 @@ local function overlay(flow, from, set, del)
 end
 """
 
-#: token, revision, hint number, since, counts of: flow values, flow removals, atom values, atom removals, changed
-#: atoms, added atoms, whether the changes concern scans; then these.
-COMMIT = Script(
-    CLOCK,
-    WRITE,
-    HINT,
-    _OVERLAY,
-    """
+_COMMIT_HEAD = """
 local held = redis.call('HMGET', KEYS[1], 'token', 'revision')
 if held[1] ~= ARGV[1] then return {'lost'} end
 if held[2] ~= ARGV[2] then
   return {tonumber(held[2]) == tonumber(ARGV[2]) + 1 and 'ok' or 'lost'}
 end
-local set, del, atom_set, atom_del = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local changed, added = tonumber(ARGV[9]), tonumber(ARGV[10])
-local atoms = 12 + set + del
-local changes = atoms + atom_set + atom_del
+local set, del, changed, added, atom_del = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]),
+  tonumber(ARGV[9])
+local changes = 10 + set + del
 local adds = changes + changed
+local drops = adds + 2 * added
+local atoms = drops + atom_del
+local last = #ARGV
+-- A script that fails half-way leaves what it has written, so nothing that could fail comes after a write.
 for at = changes, adds - 1 do
-  local old = redis.call('HGET', KEYS[2], ARGV[at] .. ':revision')
+  local name = ARGV[at] .. ':revision'
+  local old = redis.call('HGET', KEYS[2], name)
   if not old then return {'missing', ARGV[at]} end
-  -- A script that fails half-way leaves what it has written, so nothing that could fail comes after a write.
   if not string.match(old, '^%d+$') then return {'damaged', ARGV[at]} end
+  ARGV[last + 1], ARGV[last + 2] = name, int(old + 1)
+  last = last + 2
 end
-local names = {}
-for at = adds, adds + 2 * added - 1, 2 do
-  local other = names[ARGV[at + 1]] or redis.call('HGET', KEYS[3], ARGV[at + 1])
-  if other and other ~= ARGV[at] then return {'double', ARGV[at + 1]} end
-  names[ARGV[at + 1]] = ARGV[at]
+if added > 0 then
+  local count, names = tonumber(redis.call('HGET', KEYS[1], 'atom_count') or 0), {}
+  for at = adds, drops - 1, 2 do
+    local name, uuid = ARGV[at], ARGV[at + 1]
+    local other = names[name] or redis.call('HGET', KEYS[3], name)
+    if other and other ~= uuid then return {'double', name} end
+    names[name] = uuid
+    if not other then
+      count = count + 1
+      ARGV[last + 1], ARGV[last + 2] = uuid .. ':position', int(count)
+      last = last + 2
+    end
+  end
+  added = int(count)
 end
 local time = clock()
-if ARGV[11] == '1' then
-  local flow = see()
-  overlay(flow, 12, set, del)
-  local wanting = lacks(flow, time, ARGV[3], ARGV[4])
-  if wanting then return wanting end
-  hinted(flow, ARGV[3], ARGV[4])
+"""
+_COMMIT_TAIL = """
+redis.call('HSET', KEYS[1], 'updated_at', int(time), unpack(ARGV, 10, 9 + set))
+drop(KEYS[1], 10 + set, del)
+if added ~= 0 then
+  redis.call('HSET', KEYS[1], 'atom_count', added)
+  put(KEYS[3], adds, drops - adds)
 end
-redis.call('HSET', KEYS[1], 'updated_at', int(time), unpack(ARGV, 12, 11 + set))
-drop(KEYS[1], 12 + set, del)
-put(KEYS[2], atoms, atom_set)
-drop(KEYS[2], atoms + atom_set, atom_del)
-for at = changes, adds - 1 do redis.call('HINCRBY', KEYS[2], ARGV[at] .. ':revision', 1) end
-if added > 0 then
-  local count = redis.call('HINCRBY', KEYS[1], 'atom_count', added) - added
-  for number = 1, added do
-    local at = adds + 2 * number - 2
-    redis.call('HSET', KEYS[3], ARGV[at + 1], ARGV[at])
-    redis.call('HSETNX', KEYS[2], ARGV[at] .. ':position', count + number)
-  end
-end
+put(KEYS[2], atoms, last - atoms + 1)
+drop(KEYS[2], drops, atom_del)
 return {'ok'}
+"""
+
+#: Packed: token, revision, hint number, since, counts of: flow values, flow removals, changed atoms, added atoms, atom
+#: removals; then these, and the atom values.
+COMMIT = Script(UNPACK, CLOCK, WRITE, _COMMIT_HEAD, _COMMIT_TAIL)
+
+#: The same for changes that concern scans.
+COMMIT_SCANNED = Script(
+    UNPACK,
+    CLOCK,
+    WRITE,
+    HINT,
+    _OVERLAY,
+    _COMMIT_HEAD,
+    """
+local flow = see()
+overlay(flow, 10, set, del)
+local wanting = lacks(flow, time, ARGV[3], ARGV[4])
+if wanting then return wanting end
+hinted(flow, ARGV[3], ARGV[4])
 """,
+    _COMMIT_TAIL,
 )
 
-#: checked mark, hint number, since, whether the atoms must be there, counts of: flow values, flow removals, atom
-#: values, atom removals, atoms; then these.
+#: Packed: checked mark, hint number, since, whether the atoms must be there, counts of: flow values, flow removals,
+#: atom values, atom removals, atoms; then these.
 UPDATE = Script(
+    UNPACK,
     CLOCK,
     WRITE,
     HINT,

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from pluggableflow_redis.client import Script
-from pluggableflow_redis.flow_scripts import CLOCK, HINT, WRITE
+from pluggableflow_redis.flow_scripts import CLOCK, HINT, UNPACK, WRITE
 
 _ASKED = """
 local function asked()
@@ -159,9 +159,10 @@ UNMARK = Script(
     "if redis.call('HGET', KEYS[1], 'mark') == ARGV[1] then redis.call('HDEL', KEYS[1], 'mark') end return 1"
 )
 
-#: mark of a leftover that may be replaced, own mark, counts of: flow values, atom values, atoms; then these. With
-#: no flow values: further atoms of the flow that has the mark.
+#: Packed: mark of a leftover that may be replaced, own mark, counts of: flow values, atom values, atoms; then these.
+#: With no flow values: further atoms of the flow that has the mark.
 STAGE = Script(
+    UNPACK,
     WRITE,
     """
 local there = redis.call('HMGET', KEYS[1], 'uuid', 'mark', 'parent_uuid')
