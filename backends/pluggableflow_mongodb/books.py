@@ -14,6 +14,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from pluggableflow.exceptions import FlowOwned, NotFound, StorageFailure
 from pluggableflow.middleware import FlowDetail, LogBook, Record, new_uuid
 from pluggableflow_mongodb.client import ATTEMPTS, Document, Store, pause
+from pluggableflow_mongodb.commits import refuse_duplicates, refuse_if_too_large
 from pluggableflow_mongodb.flows import (
     LEASED,
     NOW,
@@ -114,9 +115,13 @@ def _book_record(book: Document) -> Record:
 
 def save_book(store: Store, book: LogBook, flows: list[tuple[FlowDetail, Record, list[Record]]]) -> None:
     record = book.to_record()
+    refuse_if_too_large([record])
     for attempt in range(OPERATION_ATTEMPTS):
         known = _known_flows(store, [detail.uuid for detail, _flow, _atoms in flows])
         fresh = [each for each in flows if each[0].uuid not in known]
+        for _detail, flow, atoms in fresh:
+            refuse_duplicates(str(flow["uuid"]), {}, atoms)
+            refuse_if_too_large([flow, *atoms])
         op = SAVE + new_uuid()
         try:
             opened = store.repeated(partial(_open, store, record, op))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 from bson import encode
@@ -202,10 +203,17 @@ class Commits:
             raise LeaseLost(lease.flow_uuid)
 
 
-def largest_text(records: list[Record]) -> str | None:
-    """Why these records cannot be stored for the size of a text, or ``None``."""
+def refuse_if_too_large(records: list[Record]) -> None:
+    """:raises ValueTooLarge: a text has more than ``VALUE_BYTES``"""
     for record in records:
         for column, value in record.items():
             if type(value) is str and len(value) > VALUE_BYTES:
-                return f"{column} has {len(value)} bytes, at most {VALUE_BYTES} can be stored"
-    return None
+                raise ValueTooLarge(f"{column} has {len(value)} bytes, at most {VALUE_BYTES} can be stored")
+
+
+def refuse_duplicates(flow_uuid: str, names: Mapping[str, str], records: list[Record]) -> None:
+    """:raises StorageFailure: the flow would have an atom's name twice"""
+    known = dict(names)
+    for record in records:
+        if known.setdefault(str(record["name"]), str(record["uuid"])) != record["uuid"]:
+            raise StorageFailure(f"flow {flow_uuid} has an atom {record['name']!r} already")

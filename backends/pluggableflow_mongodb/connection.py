@@ -27,7 +27,7 @@ from pluggableflow.exceptions import InvalidState, LeaseLost, NotFound, OptionEr
 from pluggableflow.middleware import AtomDetail, FlowDetail, LogBook
 from pluggableflow_mongodb import books, operations, schema, updates
 from pluggableflow_mongodb.client import Document, Store, options_of
-from pluggableflow_mongodb.commits import COMMIT_BYTES, VALUE_BYTES, Commits, largest_text
+from pluggableflow_mongodb.commits import COMMIT_BYTES, VALUE_BYTES, Commits, refuse_if_too_large
 from pluggableflow_mongodb.flows import (
     LEASED,
     NOW,
@@ -106,9 +106,6 @@ class MongoDBConnection(Connection):
 
     def save_logbook(self, book: LogBook) -> None:
         flows = [(detail, detail.to_record(), [atom.to_record() for atom in detail]) for detail in book]
-        for detail, flow, atoms in flows:
-            updates.refuse_duplicates(detail.uuid, {}, atoms)
-            _refuse_if_too_large([book.to_record(), flow, *atoms])
         with self._store.errors():
             books.save_book(self._store, book, flows)
 
@@ -142,7 +139,7 @@ class MongoDBConnection(Connection):
 
     def update_flow_details(self, detail: FlowDetail) -> None:
         record, atoms = detail.to_record(), [atom.to_record() for atom in detail]
-        _refuse_if_too_large([record, *atoms])
+        refuse_if_too_large([record, *atoms])
         with self._store.errors():
             updates.update_flow(self._store, record, atoms)
 
@@ -193,7 +190,7 @@ class MongoDBConnection(Connection):
 
     def update_atom_details(self, detail: AtomDetail) -> None:
         record = detail.to_record()
-        _refuse_if_too_large([record])
+        refuse_if_too_large([record])
         with self._store.errors():
             updates.update_atom(self._store, record)
 
@@ -335,9 +332,3 @@ def _older_than(document: Document) -> Document:
     created_at = document["created_at"]
     same = {"created_at": created_at, "_id": {"$gt": document["_id"]}}
     return {"$or": [{"created_at": {"$gt": created_at}}, same]}
-
-
-def _refuse_if_too_large(records: list[Any]) -> None:
-    fault = largest_text(records)
-    if fault is not None:
-        raise ValueTooLarge(fault)

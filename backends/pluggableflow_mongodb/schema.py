@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 
+from pymongo import IndexModel
 from pymongo.errors import DuplicateKeyError
 
 from pluggableflow.exceptions import ForeignStore, StorageFailure
@@ -16,24 +17,27 @@ SCHEMA_VERSION = 1
 #: Serves claims by scan: what is ready now, by priority and age; and what becomes ready by time.
 SCAN_INDEX = "scan"
 _VERSION_ID = "schema"
+_BY_AGE = [("created_at", 1), ("_id", 1)]
+_INDEXES = {
+    "books": [IndexModel(_BY_AGE, name="age"), IndexModel("unsettled", name="unsettled", sparse=True)],
+    "flows": [
+        IndexModel(_BY_AGE, name="age"),
+        *(IndexModel([(column, 1), *_BY_AGE], name=column) for column in ("name", "state", "owner", "parent_uuid")),
+        *(IndexModel(column, name=column, sparse=True) for column in ("token", "op", "journaled")),
+        IndexModel(
+            [("ready_at", 1), ("priority", -1), *_BY_AGE],
+            name=SCAN_INDEX,
+            partialFilterExpression={"runnable": True},
+        ),
+    ],
+    "atoms": [IndexModel("uuid", name="uuid")],
+}
 
 
 def upgrade(store: Store) -> None:
     if _version(store) != SCHEMA_VERSION:
-        by_age = [("created_at", 1), ("_id", 1)]
-        store.books.create_index(by_age, name="age")
-        store.books.create_index("unsettled", name="unsettled", sparse=True)
-        store.flows.create_index(by_age, name="age")
-        for column in ("name", "state", "owner", "parent_uuid"):
-            store.flows.create_index([(column, 1), *by_age], name=column)
-        for column in ("token", "op", "journaled"):
-            store.flows.create_index(column, name=column, sparse=True)
-        store.flows.create_index(
-            [("ready_at", 1), ("priority", -1), *by_age],
-            name=SCAN_INDEX,
-            partialFilterExpression={"runnable": True},
-        )
-        store.atoms.create_index("uuid", name="uuid")
+        for collection, indexes in _INDEXES.items():
+            getattr(store, collection).create_indexes(indexes)
         version: Document = {"version": SCHEMA_VERSION}
         with contextlib.suppress(DuplicateKeyError):  # another process was as fast
             store.version.update_one({"_id": _VERSION_ID}, {"$set": version}, upsert=True)

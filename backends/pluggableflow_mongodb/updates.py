@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from typing import Any
 
 from bson import encode
@@ -14,20 +13,12 @@ from pluggableflow.exceptions import NotFound, StorageFailure, ValueTooLarge
 from pluggableflow.middleware import FLOW_OWNERSHIP_COLUMNS, Record
 from pluggableflow_mongodb.books import OPERATION_ATTEMPTS
 from pluggableflow_mongodb.client import Document, Store
-from pluggableflow_mongodb.commits import ENTRY_BYTES
+from pluggableflow_mongodb.commits import ENTRY_BYTES, refuse_duplicates
 from pluggableflow_mongodb.flows import LEASED, UNKNOWN_READY_AT, is_runnable, refuse_if_leased, snapshot, with_now
 from pluggableflow_mongodb.journal import apply, atom_document, entry
 from pluggableflow_mongodb.operations import settle, visible_flow
 
 _NOT_UPDATED = frozenset({*FLOW_OWNERSHIP_COLUMNS, "uuid", "parent_uuid", "created_at", "updated_at"})
-
-
-def refuse_duplicates(flow_uuid: str, names: Mapping[str, str], records: list[Record]) -> None:
-    """:raises StorageFailure: the flow would have an atom's name twice"""
-    known = dict(names)
-    for record in records:
-        if known.setdefault(str(record["name"]), str(record["uuid"])) != record["uuid"]:
-            raise StorageFailure(f"flow {flow_uuid} has an atom {record['name']!r} already")
 
 
 def trim(store: Store, flow: Document) -> None:

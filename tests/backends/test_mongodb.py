@@ -6,14 +6,18 @@ import functools
 import itertools
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pymongo
 import pytest
-from pluggableflow_mongodb import MongoDBConnection, commits
+import servers
+from pluggableflow_mongodb import MongoDBConnection, books, client, commits
 from pluggableflow_mongodb.flows import flow_record
 from pymongo import monitoring
+from pymongo.synchronous import pool
 
 from pluggableflow import api, codec, states
 from pluggableflow.connection import Changes, Connection
@@ -22,6 +26,7 @@ from pluggableflow.middleware import ATOM_COLUMNS, FlowDetail, LogBook, Record, 
 from pluggableflow.testing import ConnectionTests
 from pluggableflow.testing.connection_tests import atom_record, claimed, new_book, saved_flow
 from pluggableflow.testing.processes import Child
+from pluggableflow.testing.records import FACTORY, scan
 
 PREFIX = "pluggableflow_"
 
@@ -75,11 +80,54 @@ def own_database(url: str) -> str:
     return f"{base.rpartition('/')[0]}/tests_{new_uuid()[:12]}" + (f"?{query}" if query else "")
 
 
+@contextlib.contextmanager
+def failing(step: int) -> Iterator[None]:
+    """Let the connection be lost at the n-th time that this thread sends or receives something, and never tried again.
+
+    The driver itself does try again, on a replica set.
+    """
+    count, mine = 0, threading.get_ident()
+
+    def lost(call: Callable[..., Any], *arguments: Any) -> Any:
+        nonlocal count
+        count += threading.get_ident() == mine
+        if count == step and threading.get_ident() == mine:
+            raise ConnectionResetError("cut")
+        return call(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "ATTEMPTS", 1)
+        for name in ("sendall", "receive_message"):
+            patch.setattr(pool, name, functools.partial(lost, getattr(pool, name)))
+        yield
+
+
 class MongoDBTests(ConnectionTests):
+    replica_set = False
+
+    @pytest.fixture
+    def server(self, mongodb_url: str, tmp_path: Path) -> Iterator[servers.MongoDBServer]:
+        started = servers.MongoDBServer(tmp_path / "mongod", replica_set=self.replica_set)
+        yield started
+        started.stop()
+
+    @pytest.fixture
+    def url(self, request: pytest.FixtureRequest) -> str:
+        if "server" in request.fixturenames:
+            address = request.getfixturevalue("server").url
+            return own_database(f"{address}{'&' if '?' in address else '?'}serverSelectionTimeoutMS=2000")
+        return own_database(request.getfixturevalue("mongodb_replica_set_url" if self.replica_set else "mongodb_url"))
+
     @pytest.fixture
     def database(self, url: str) -> Iterator[Any]:
         with database_of(url) as made:
             yield made
+
+    @pytest.fixture
+    def connection(self, url: str, database: Any) -> Iterator[Connection]:
+        made = api.connect(url)
+        yield made
+        made.close()
 
     @pytest.fixture
     def raw(self, database: Any) -> Any:
@@ -89,31 +137,27 @@ class MongoDBTests(ConnectionTests):
     def damage(self, database: Any) -> Any:
         return functools.partial(damage_raw, database)
 
+    @pytest.fixture
+    def interrupt(self) -> Any:
+        return failing
+
 
 class TestStandalone(MongoDBTests):
-    @pytest.fixture
-    def url(self, mongodb_url: str) -> str:
-        return own_database(mongodb_url)
+    pass
 
 
 class TestReplicaSet(MongoDBTests):
-    @pytest.fixture
-    def url(self, mongodb_replica_set_url: str) -> str:
-        return own_database(mongodb_replica_set_url)
+    replica_set = True
 
 
 class TestEmbeddersClient(MongoDBTests):
-    @pytest.fixture
-    def url(self, mongodb_url: str) -> str:
-        return own_database(mongodb_url)
-
     @pytest.fixture
     def client(self, url: str) -> Iterator[pymongo.MongoClient[Any]]:
         with pymongo.MongoClient[Any](url, tz_aware=True) as made:
             yield made
 
     @pytest.fixture
-    def connection(self, client: pymongo.MongoClient[Any]) -> Iterator[Connection]:
+    def connection(self, client: pymongo.MongoClient[Any], database: Any) -> Iterator[Connection]:
         made = api.connect(client)
         assert isinstance(made, MongoDBConnection)
         yield made
@@ -145,7 +189,8 @@ def acting(url: str, act: Callable[[Connection], object], at: int = 0, number: i
     """
 
     def work() -> object:
-        commits.JOURNAL_ENTRIES = 2  # so that a few commits reach every part of the protocol
+        # So that a little work reaches every part of the protocols.
+        commits.JOURNAL_ENTRIES, books.EMBEDDED_BYTES = 2, 0
         stops = Stops(at, number)
         with pymongo.MongoClient[Any](url, event_listeners=[stops]) as client:
             connection = MongoDBConnection.from_client(client)
@@ -199,12 +244,12 @@ def store(store_url: str) -> Iterator[Connection]:
 STEPS = 6
 
 
-def run(connection: Connection, flow: FlowDetail, start: int = 0) -> None:
+def run(connection: Connection, flow: FlowDetail, start: int = 0, steps: int = STEPS) -> None:
     """A holder's life: each commit adds an atom, changes the one before and two older ones, and the flow."""
     claim = claimed(connection, flow)
-    uuids = [f"{flow.uuid}.{number}" for number in range(STEPS)]
+    uuids = [f"{flow.uuid}.{number}" for number in range(steps)]
     task, _retry = flow
-    for step in range(start, STEPS):
+    for step in range(start, steps):
         changed: dict[str, Record] = {task.uuid: {"attempt": step + 1}}
         if step:
             changed[uuids[step - 1]] = {"state": states.SUCCESS, "results": codec.dumps(step)}
@@ -277,3 +322,125 @@ def test_a_holder_thawed_after_its_flow_was_destroyed_brings_nothing_back(store:
             assert store.get_flow_details(flow.uuid) == saved
         with pytest.raises(NotFound):
             store.get_atom_details(new_uuid())
+
+
+def saved_book(store: Connection) -> LogBook:
+    book = new_book("one", "two")
+    for flow in book:
+        flow.factory = FACTORY
+    store.save_logbook(book)
+    return book
+
+
+@pytest.mark.parametrize("what", ["a new book", "a flow for a book that exists"])
+def test_a_save_killed_at_any_step_is_whole_or_absent(store: Connection, store_url: str, what: str) -> None:
+    def prepare() -> LogBook:
+        book = new_book("one", "two") if what == "a new book" else saved_book(store)
+        (three,) = new_book("three")
+        book.add(three)
+        book.meta = {"new": 1}
+        return book
+
+    def seen(book: LogBook) -> tuple[Any, list[str], list[str]]:
+        listed = sorted(flow.name for flow in store.find_flows(limit=1000) if book.find(flow.uuid))
+        try:
+            found = store.get_logbook(book.uuid)
+        except NotFound:
+            return None, [], listed
+        assert all(len(flow) == 2 for flow in found)
+        return found.meta, sorted(flow.name for flow in found), listed
+
+    kinds = set()
+    for book, child in every_step(store_url, prepare, lambda connection, book: connection.save_logbook(book)):
+        child.end()
+        meta, names, listed = seen(book)
+        assert names == listed
+        kinds.add(len(names))
+        saved = {"new": 1}, ["one", "three", "two"]
+        assert (meta, names) in ((None, []) if what == "a new book" else ({}, ["one", "two"]), saved)
+        store.save_logbook(book)
+        assert seen(book) == (*saved, ["one", "three", "two"])
+        assert [len(store.get_atoms_for_flow(flow.uuid)) for flow in book] == [2, 2, 2]
+    assert kinds == {0 if what == "a new book" else 2, 3}
+
+
+def test_a_save_thawed_after_another_of_the_same_book_adds_nothing_twice(store: Connection, store_url: str) -> None:
+    def act(connection: Connection, book: LogBook) -> None:
+        connection.save_logbook(book)
+
+    for book, child in every_step(store_url, lambda: new_book("one", "two"), act):
+        store.save_logbook(book)
+        saved = store.get_logbook(book.uuid)
+        child.thaw()
+        assert isinstance(child.outcome(), int)
+        assert list(store.get_logbook(book.uuid)) == list(saved)
+        assert len([flow for flow in store.find_flows(limit=1000) if book.find(flow.uuid)]) == 2
+
+
+def test_a_destruction_killed_at_any_step_is_whole_or_absent(store: Connection, store_url: str) -> None:
+    def act(connection: Connection, book: LogBook) -> None:
+        connection.destroy_logbook(book.uuid, force=True)
+
+    outcomes = set()
+    for book, child in every_step(store_url, lambda: saved_book(store), act):
+        child.end()
+        listed = [flow.uuid for flow in store.find_flows(limit=1000) if book.find(flow.uuid)]
+        try:
+            assert store.get_logbook(book.uuid) == book
+            assert len(listed) == 2
+            for flow in book:
+                store.release(claimed(store, flow).lease)
+            assert len(scan(store)) == 2
+            store.destroy_logbook(book.uuid, force=True)
+            outcomes.add("absent")
+        except NotFound:
+            assert listed == []
+            outcomes.add("whole")
+        for flow in book:
+            for call in (store.get_flow_details, store.get_atoms_for_flow, functools.partial(claimed, store)):
+                with pytest.raises(NotFound):
+                    call(flow.uuid)
+        assert scan(store) == []
+        store.save_logbook(book)
+        assert store.get_logbook(book.uuid) == book
+        store.destroy_logbook(book.uuid)
+    assert outcomes == {"whole", "absent"}
+
+
+def test_a_destruction_and_a_claim_exclude_each_other_at_any_step(store: Connection, store_url: str) -> None:
+    def act(connection: Connection, book: LogBook) -> None:
+        connection.destroy_logbook(book.uuid)
+
+    outcomes = set()
+    for book, child in every_step(store_url, lambda: saved_book(store), act):
+        first, _second = book
+        try:
+            claim = claimed(store, first)
+        except NotFound:
+            child.thaw()
+            assert isinstance(child.outcome(), int)
+            outcomes.add("destroyed")
+            continue
+        child.thaw()
+        outcomes.add(child.outcome())
+        assert store.commit(claim.lease, 0, Changes(flow={"state": states.RUNNING})) == 1
+        assert [len(flow) for flow in store.get_logbook(book.uuid)] == [2, 2]
+    assert outcomes == {"destroyed", "FlowOwned"}
+
+
+def test_a_reader_sees_whole_commits_while_a_holder_commits(
+    store: Connection, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "JOURNAL_ENTRIES", 1)
+    flow = saved_flow(store)
+    holder = threading.Thread(target=run, args=(store, flow, 0, 150))
+    holder.start()
+    seen = set()
+    while holder.is_alive():
+        detail = store.get_flow_details(flow.uuid)
+        assert_state_after(detail.revision, detail)
+        seen.add(detail.revision)
+        for atom in list(detail)[-2:]:
+            assert store.get_atom_details(atom.uuid).name == atom.name
+    holder.join()
+    assert len(seen) > 5
