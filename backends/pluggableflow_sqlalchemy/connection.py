@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import Engine as SQLEngine
 from sqlalchemy import Select, make_url
+from sqlalchemy.exc import IntegrityError
 
 from pluggableflow import states as flow_states
 from pluggableflow.connection import (
@@ -54,9 +55,12 @@ PRODUCTS: dict[str, type[Database]] = {
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def _resent(idempotent: bool) -> Callable[[_Method], _Method]:
-    """Sends a call again after an error that passes: any such error if the call may be applied twice, else only one
-    that says that nothing was done. Nothing is held while it waits."""
+def _resent(idempotent: bool, again_if_doubled: bool = False) -> Callable[[_Method], _Method]:
+    """Sends a call again after an error that passes. Nothing is held while it waits.
+
+    :param idempotent: it may be applied twice; others are only sent again where the error says that nothing was done
+    :param again_if_doubled: also if somebody else has just added the same record, which it will find then
+    """
 
     def decorate(method: _Method) -> _Method:
         @functools.wraps(method)
@@ -66,7 +70,8 @@ def _resent(idempotent: bool) -> Callable[[_Method], _Method]:
                 try:
                     return method(self, *args, **options)
                 except StorageFailure as failure:
-                    if not self._passes(failure, idempotent) or (pause := next(pauses, None)) is None:
+                    doubled = again_if_doubled and isinstance(failure.__cause__, IntegrityError)
+                    if not (doubled or self._passes(failure, idempotent)) or (pause := next(pauses, None)) is None:
                         raise
                     time.sleep(pause)
 
@@ -184,12 +189,10 @@ class SQLAlchemyConnection(Connection):
 
     # -- logbooks -------------------------------------------------------------------------------------------------
 
-    @_resent(idempotent=True)
+    @_resent(idempotent=True, again_if_doubled=True)
     def save_logbook(self, book: LogBook) -> None:
         record = book.to_record()
         flows = [(detail, detail.to_record(), [atom.to_record() for atom in detail]) for detail in book]
-        for detail, _flow, atoms in flows:
-            _refuse_double_names(detail.uuid, atoms)
         statements, created = self._statements, []
         with self._writing() as connection:
             row = _first(connection, statements.locked_book, key=book.uuid)
@@ -204,6 +207,7 @@ class SQLAlchemyConnection(Connection):
             for detail, flow, atoms in flows:
                 if _first(connection, statements.flow, key=detail.uuid) is not None:
                     continue
+                _refuse_double_names(detail.uuid, atoms)
                 connection.execute(statements.add_flow, {**flow, "parent_uuid": book.uuid, **times})
                 if atoms:
                     connection.execute(statements.add_atoms, [{**atom, "parent_uuid": detail.uuid} for atom in atoms])

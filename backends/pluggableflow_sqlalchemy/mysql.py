@@ -124,7 +124,7 @@ class MySQL(Database):
         flow = {**changes.flow, "revision": revision + 1}
         added = [{**record, "parent_uuid": lease.flow_uuid, "revision": 1} for record in changes.added]
         changed = list(changes.changed.values())
-        tables, compound = self.tables, self._is_mariadb
+        tables, compound = self.tables, self._has_blocks()
         statement = (_block if compound else _statements)(
             (tables.flows.name, tables.atoms.name),
             tuple(flow),
@@ -152,6 +152,9 @@ class MySQL(Database):
                     raise StorageFailure(f"{self.where}: a commit was not answered")
             (applied,) = cursor.fetchone()
             return bool(applied)
+
+    def _has_blocks(self) -> bool:
+        return self._is_mariadb
 
     @functools.cached_property
     def _is_mariadb(self) -> bool:
