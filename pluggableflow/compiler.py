@@ -22,6 +22,7 @@ from pluggableflow.exceptions import (
     DefinitionError,
     DependencyFailure,
     Duplicate,
+    MissingDependencies,
 )
 from pluggableflow.flow import Depth, Flow, Item, needs_and_offers, summary, taken
 from pluggableflow.patterns import graph_flow, linear_flow
@@ -30,12 +31,14 @@ from pluggableflow.plan import END, RETRY, START, TASK, BoundInput, Link, Places
 _NO_INPUTS: tuple[BoundInput, ...] = ()
 
 
-def compile(flow: Flow) -> Plan:
+def compile(flow: Flow, given: Collection[str] | None = None) -> Plan:
     """The plan of a flow.
 
-    :raises CompilationFailure: lists every fault of the definition; missing inputs are found by ``Plan.missing``
+    :param given: names that the flow's store has; with it, inputs that nothing at all provides are listed with the
+        other faults. Alone they are no fault of the flow, as they may still be given: ``Plan.missing`` finds them
+    :raises CompilationFailure: lists every fault of the definition
     """
-    return _Compiler(flow).plan()
+    return _Compiler(flow).plan(given)
 
 
 class _Frame:
@@ -83,11 +86,9 @@ class _Compiler:
         self.frames: list[_Frame] = []
         self.stands_in: dict[int, str] = {id(top): ""}  # id of an item or retry to the name of the flow around it
 
-    def plan(self) -> Plan:
+    def plan(self, given: Collection[str] | None) -> Plan:
         self._walk()
-        if self.faults:
-            raise CompilationFailure(self.top.name, self.faults)
-        return Plan(
+        plan = Plan(
             flow_name=self.top.name,
             kinds=bytes(self.kinds),
             names=tuple(self.names),
@@ -105,6 +106,12 @@ class _Compiler:
             providers={name: tuple(each) for name, each in self.providers.items()},
             index=self.index,
         )
+        if self.faults:
+            missing = [] if given is None else [each for each in plan.missing(given) if not each.candidates]
+            if missing:
+                self.faults.append(MissingDependencies(self.top.name, missing))
+            raise CompilationFailure(self.top.name, self.faults)
+        return plan
 
     # -- the walk -------------------------------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ class ActionEngine(Engine):
 
     def compile(self) -> None:
         if self.plan is None:
-            self.plan = compile_flow(self.flow)
+            self.plan = compile_flow(self.flow, {**self.storage.given, **self.store})
 
     def prepare(self) -> None:
         if self._prepared:

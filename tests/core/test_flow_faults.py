@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import pytest
 
-from pluggableflow import retry, task
+from pluggableflow import api, retry, task
 from pluggableflow.compiler import compile
 from pluggableflow.exceptions import (
     AmbiguousDependency,
     CompilationFailure,
+    DefinitionError,
     DependencyFailure,
     Duplicate,
+    MissingDependencies,
 )
 from pluggableflow.flow import Flow
 from pluggableflow.patterns import graph_flow, linear_flow, unordered_flow
@@ -189,3 +191,17 @@ def test_what_is_wrong_inside_flows_that_need_each_other_is_told_too() -> None:
     assert "flow 'ambiguous': 'consumer' requires 'x', which 'left', 'right' provide" in faults
     assert any("need each other, so no order exists" in fault for fault in faults)
     assert len(faults) == 4
+
+
+def test_inputs_that_nothing_provides_are_told_with_the_other_faults() -> None:
+    flow = Linear("flow").add(step("a", "given lost late"), step("a"), step("b", "", "late"))
+    found: list[DefinitionError] = []
+    for run in (lambda: api.run(None, flow, store={"given": 1}), lambda: compile(flow, {"given"})):
+        with pytest.raises(CompilationFailure) as caught:
+            run()
+        found += caught.value.faults
+    assert [type(fault) for fault in found] == [Duplicate, MissingDependencies] * 2
+    missing = found[1]
+    assert isinstance(missing, MissingDependencies)
+    # "late" has a provider in the wrong place; while the flow has other faults that may be due to those.
+    assert [(each.atom, each.name) for each in missing.missing] == [("a", "lost")]
