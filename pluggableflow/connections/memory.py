@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -37,8 +38,23 @@ def _wall_clock() -> int:
     return time.time_ns() // 1000
 
 
+class _ProcessLock:
+    """A lock that threads share and that does not follow into a fork, where a thread that is gone might hold it."""
+
+    def __init__(self) -> None:
+        self._lock, self._pid = threading.RLock(), os.getpid()
+
+    def __enter__(self) -> None:
+        if os.getpid() != self._pid:
+            raise StorageFailure("a store in memory does not follow its process into a fork; use a file or a server")
+        self._lock.acquire()
+
+    def __exit__(self, *_error: object) -> None:
+        self._lock.release()
+
+
 class MemoryConnection(Connection):
-    """A store that lives as long as this object.
+    """A store that lives as long as this object, in the process that made it.
 
     :param clock: returns UTC microseconds
     """
@@ -50,10 +66,11 @@ class MemoryConnection(Connection):
 
     def __init__(self, clock: Callable[[], int] = _wall_clock) -> None:
         self._clock = clock
-        self._lock = threading.RLock()
+        self._lock = _ProcessLock()
         self._books: dict[str, Record] = {}
         self._flows: dict[str, dict[str, Any]] = {}
         self._atoms: dict[str, dict[str, Record]] = {}  # flow uuid to atom uuid to record
+        self._names: dict[str, dict[str, str]] = {}  # flow uuid to atom name to atom uuid
         self._flow_of: dict[str, str] = {}  # atom uuid to flow uuid
 
     @classmethod
@@ -80,7 +97,7 @@ class MemoryConnection(Connection):
 
     def clear_all(self) -> None:
         with self._lock:
-            for records in (self._books, self._flows, self._atoms, self._flow_of):
+            for records in (self._books, self._flows, self._atoms, self._names, self._flow_of):
                 records.clear()
 
     # -- logbooks -------------------------------------------------------------------------------------------------
@@ -89,6 +106,7 @@ class MemoryConnection(Connection):
         record = book.to_record()
         flows = [(detail, detail.to_record(), [atom.to_record() for atom in detail]) for detail in book]
         with self._lock:
+            flows = [each for each in flows if each[0].uuid not in self._flows]
             for detail, _flow, atoms in flows:
                 self._check_atoms(detail.uuid, atoms)
             now = self._clock()
@@ -98,24 +116,31 @@ class MemoryConnection(Connection):
             stored["meta"], stored["updated_at"] = record["meta"], now
             book.created_at, book.updated_at = stored["created_at"], now  # type: ignore[assignment]
             for detail, flow, atoms in flows:
-                if detail.uuid in self._flows:
-                    continue
                 self._flows[detail.uuid] = {**flow, "parent_uuid": book.uuid, "created_at": now, "updated_at": now}
-                self._atoms[detail.uuid] = {}
+                self._atoms[detail.uuid], self._names[detail.uuid] = {}, {}
                 detail.created_at = detail.updated_at = now
                 self._put_atoms(detail.uuid, atoms)
 
-    def _check_atoms(self, flow_uuid: str, records: list[Record]) -> None:
+    def _check_atoms(self, flow_uuid: str, records: Collection[Record]) -> None:
         """Refuse a name that a flow would have twice, before anything is written."""
-        names = {record["name"]: uuid for uuid, record in self._atoms.get(flow_uuid, {}).items()}
+        names, written = self._names.get(flow_uuid, {}), {record["uuid"] for record in records}
+        seen = set()
         for record in records:
-            if names.setdefault(record["name"], str(record["uuid"])) != record["uuid"]:
-                raise StorageFailure(f"flow {flow_uuid} has an atom {record['name']!r} already")
+            name, uuid = str(record["name"]), record["uuid"]
+            owner = names.get(name, uuid)
+            if name in seen or (owner != uuid and owner not in written):
+                raise StorageFailure(f"flow {flow_uuid} has an atom {name!r} already")
+            seen.add(name)
 
-    def _put_atoms(self, flow_uuid: str, records: list[Record]) -> None:
+    def _put_atoms(self, flow_uuid: str, records: Collection[Record]) -> None:
+        atoms, names = self._atoms[flow_uuid], self._names[flow_uuid]
         for record in records:
-            self._atoms[flow_uuid][str(record["uuid"])] = {**record, "parent_uuid": flow_uuid}
-            self._flow_of[str(record["uuid"])] = flow_uuid
+            uuid, name = str(record["uuid"]), str(record["name"])
+            before = atoms.get(uuid)
+            if before is not None and names.get(str(before["name"])) == uuid:
+                del names[str(before["name"])]
+            names[name], self._flow_of[uuid] = uuid, flow_uuid
+            atoms[uuid] = {**record, "parent_uuid": flow_uuid}
 
     def get_logbook(self, book_uuid: str, lazy: bool = False) -> LogBook:
         with self._lock:
@@ -140,7 +165,7 @@ class MemoryConnection(Connection):
                 for flow in flows:
                     self._refuse_if_leased(flow)
             for flow in flows:
-                del self._flows[flow["uuid"]]
+                del self._flows[flow["uuid"]], self._names[flow["uuid"]]
                 for uuid in self._atoms.pop(flow["uuid"]):
                     del self._flow_of[uuid]
             del self._books[book_uuid]
@@ -223,9 +248,9 @@ class MemoryConnection(Connection):
             stored = self._atom(detail.uuid)
             flow = self._flow(self._flow_of[detail.uuid])
             self._refuse_if_leased(flow)
-            stored.update(
-                {column: record[column] for column in record if column not in ("uuid", "parent_uuid", "kind")}
-            )
+            record |= {column: stored[column] for column in ("uuid", "parent_uuid", "kind")}
+            self._check_atoms(flow["uuid"], [record])
+            self._put_atoms(flow["uuid"], [record])
             flow["revision"] += 2
 
     # -- hot path -------------------------------------------------------------------------------------------------
@@ -246,8 +271,9 @@ class MemoryConnection(Connection):
             for uuid in changes.changed:
                 if uuid not in atoms:
                     raise NotFound(f"flow {lease.flow_uuid} has no atom {uuid}")
-            self._check_atoms(lease.flow_uuid, changes.added)
-            self._put_atoms(lease.flow_uuid, [{**record, "revision": 1} for record in changes.added])
+            renamed = [{**atoms[uuid], **columns} for uuid, columns in changes.changed.items() if "name" in columns]
+            self._check_atoms(lease.flow_uuid, [*changes.added, *renamed])
+            self._put_atoms(lease.flow_uuid, [*({**record, "revision": 1} for record in changes.added), *renamed])
             for uuid, columns in changes.changed.items():
                 atoms[uuid].update(columns)
                 atoms[uuid]["revision"] += 1  # type: ignore[operator]

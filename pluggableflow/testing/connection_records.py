@@ -10,11 +10,11 @@ import pytest
 
 from pluggableflow import states
 from pluggableflow.connection import SUSPEND, Changes, Connection
-from pluggableflow.exceptions import FlowOwned, LeaseLost, NotFound
+from pluggableflow.exceptions import FlowOwned, LeaseLost, NotFound, PluggableFlowError
 from pluggableflow.failure import Failure
-from pluggableflow.middleware import FlowDetail, TaskDetail, new_uuid
+from pluggableflow.middleware import FLOW_OWNERSHIP_COLUMNS, FlowDetail, LogBook, TaskDetail, new_uuid
 from pluggableflow.testing.abilities import STATED, ConnectionKit
-from pluggableflow.testing.records import LONG, SHORT, Raw, claimed, new_book, saved_flow
+from pluggableflow.testing.records import FACTORY, LONG, SHORT, Raw, claimed, new_book, saved_flow
 
 
 class RecordTests(ConnectionKit):
@@ -153,6 +153,70 @@ class RecordTests(ConnectionKit):
             with pytest.raises(NotFound, match=unknown):
                 call()
 
+    def test_saving_a_book_sets_its_times_by_the_stores_clock(self, connection: Connection) -> None:
+        start = claimed(connection, saved_flow(connection)).now
+        book = new_book("one")
+        (one,) = book
+        connection.save_logbook(book)
+        saved_at, first_update = book.created_at, book.updated_at
+        end = claimed(connection, one).now
+        assert saved_at is not None and one.created_at is not None
+        assert start <= saved_at <= end and start <= one.created_at <= end
+        book.add(FlowDetail("two"))
+        connection.save_logbook(book)
+        one, two = book
+        assert book.created_at == saved_at and book.updated_at is not None and first_update is not None
+        assert book.updated_at >= first_update and two.created_at is not None and two.created_at >= saved_at
+        stored = connection.get_logbook(book.uuid)
+        assert (stored.created_at, stored.updated_at) == (book.created_at, book.updated_at)
+
+    def test_a_book_that_cannot_be_saved_whole_is_not_saved_at_all(self, connection: Connection, raw: Raw) -> None:
+        book = new_book("one", "two")
+        _one, two = book
+        two.add(TaskDetail("task"))  # the same name: unique in a flow
+        with pytest.raises(PluggableFlowError):
+            connection.save_logbook(book)
+        assert raw("logbook", book.uuid) is None
+        for flow in book:
+            assert raw("flow", flow.uuid) is None
+            assert all(raw("atom", atom.uuid) is None for atom in flow)
+        assert connection.find_flows() == [] and connection.get_logbooks() == []
+
+    def test_a_flow_that_is_stored_already_is_left_as_it_is(self, connection: Connection) -> None:
+        book = new_book("flow")
+        connection.save_logbook(book)
+        (flow,) = book
+        before = connection.get_flow_details(flow.uuid)
+        lease = claimed(connection, flow).lease
+        flow.name, flow.state, flow.meta = "renamed", states.FAILURE, {"new": 1}
+        flow.add(TaskDetail("third"))
+        flow.add(TaskDetail("third"))  # would not be accepted either
+        connection.save_logbook(book)
+        connection.release(lease)
+        after = connection.get_flow_details(flow.uuid)
+        assert (after.name, after.state, after.meta, list(after)) == ("flow", states.PENDING, {}, list(before))
+
+    def test_an_empty_book_and_an_empty_flow_are_kept(self, connection: Connection) -> None:
+        book, empty = LogBook("book"), LogBook("empty")
+        book.add(FlowDetail("flow"))
+        for each in (book, empty):
+            connection.save_logbook(each)
+            assert connection.get_logbook(each.uuid) == each
+        assert [len(each) for each in connection.get_logbooks()] == [1, 0]
+        assert connection.get_flows_for_book(empty.uuid) == []
+        (flow,) = book
+        assert connection.get_atoms_for_flow(flow.uuid) == []
+
+    def test_a_book_with_released_or_expired_flows_is_destroyed(self, connection: Connection) -> None:
+        book = new_book("released", "expired")
+        connection.save_logbook(book)
+        released, expired = book
+        connection.release(claimed(connection, released).lease)
+        claimed(connection, expired, SHORT)
+        connection.destroy_logbook(book.uuid)
+        with pytest.raises(NotFound):
+            connection.get_logbook(book.uuid)
+
     # -- flows and atoms ------------------------------------------------------------------------------------------
 
     def test_updating_a_flow_writes_it_and_its_atoms(self, connection: Connection) -> None:
@@ -166,6 +230,38 @@ class RecordTests(ConnectionKit):
         assert (stored.state, stored.meta, stored.priority) == (states.SUSPENDED, {"k": [1]}, 3)
         assert [atom.name for atom in stored] == ["task", "retry", "third"]
         assert next(iter(stored)).results == {"value": (1, 2)}
+
+    def test_updating_a_flow_writes_every_column_of_it_but_those_of_ownership(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        before = connection.get_flow_details(flow.uuid)
+        flow.name, flow.state, flow.meta, flow.factory = "renamed", states.REVERTED, {"a": (1,)}, FACTORY
+        flow.wake_at, flow.deadline_at, flow.priority = 2**53 + 1, 2**60, -7
+        flow.request, flow.request_by, flow.request_sequence, flow.request_handled = SUSPEND, "me", 7, 5
+        flow.lease_expires_at, flow.created_at = 2**60, 1
+        connection.update_flow_details(flow)
+        after = connection.get_flow_details(flow.uuid)
+        for column in ("name", "state", "meta", "factory", "wake_at", "deadline_at", "priority"):
+            assert getattr(after, column) == getattr(flow, column), column
+        for column in ("created_at", "parent_uuid", *FLOW_OWNERSHIP_COLUMNS):
+            if column != "revision":
+                assert getattr(after, column) == getattr(before, column), column
+        assert after.revision == 2
+        flow.wake_at = flow.deadline_at = flow.factory = None
+        connection.update_flow_details(flow)
+        after = connection.get_flow_details(flow.uuid)
+        assert (after.wake_at, after.deadline_at, after.factory, after.revision) == (None, None, None, 4)
+
+    def test_an_update_that_cannot_be_written_whole_changes_nothing(self, connection: Connection, raw: Raw) -> None:
+        flow = saved_flow(connection)
+        task, _retry = flow
+        before = raw("flow", flow.uuid), raw("atom", task.uuid)
+        flow.state = task.state = states.FAILURE
+        flow.add(TaskDetail("new"))
+        flow.add(TaskDetail("new"))
+        with pytest.raises(PluggableFlowError):
+            connection.update_flow_details(flow)
+        assert (raw("flow", flow.uuid), raw("atom", task.uuid)) == before
+        assert len(connection.get_flow_details(flow.uuid)) == 2
 
     def test_updating_a_flow_keeps_atoms_that_it_does_not_name(self, connection: Connection) -> None:
         flow = saved_flow(connection)
@@ -209,6 +305,34 @@ class RecordTests(ConnectionKit):
             assert connection.get_atom_details(atom.uuid) == atom
         assert connection.get_flow_details(flow.uuid, lazy=True).revision == 4
 
+    def test_updating_an_atom_writes_every_column_but_its_place(self, connection: Connection) -> None:
+        flow, other = saved_flow(connection), saved_flow(connection, "other")
+        atom, _retry = flow
+        atom.name, atom.version, atom.state, atom.intention = "renamed", (3, 4), states.REVERTED, states.REVERT
+        atom.attempt, atom.signature, atom.results, atom.revert_results = 3, "signature", {"a": 1}, (1, 2)
+        atom.failure = Failure.from_exception(ValueError("broken"))
+        atom.revert_failure = Failure.from_exception(KeyError("revert"))
+        atom.meta, atom.not_before, atom.deadline_at = {"progress": 0.5}, 2**53 + 1, 2**60
+        atom.started_at, atom.finished_at = 1, 2
+        written = atom.copy()
+        written.parent_uuid = other.uuid
+        connection.update_atom_details(written)
+        found = connection.get_atom_details(atom.uuid)
+        for column, value in atom.to_record().items():
+            if column != "revision":
+                assert found.to_record()[column] == value, column
+        assert [len(connection.get_atoms_for_flow(each.uuid)) for each in (flow, other)] == [2, 2]
+
+    def test_updating_an_atom_fences_an_expired_holder(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        task, _retry = flow
+        claim = claimed(connection, flow, SHORT)
+        task.put(states.SUCCESS, 1)
+        connection.update_atom_details(task)
+        with pytest.raises(LeaseLost):
+            connection.commit(claim.lease, claim.revision, Changes(changed={task.uuid: {"results": "2"}}))
+        assert connection.get_atom_details(task.uuid).results == 1
+
     def test_flows_are_found_by_every_condition(self, connection: Connection) -> None:
         first = saved_flow(connection, "alpha", state=states.SUCCESS)
         second = saved_flow(connection, "beta", state=states.FAILURE)
@@ -234,3 +358,41 @@ class RecordTests(ConnectionKit):
             assert len(page) <= 3
             seen += [flow.uuid for flow in page]
         assert seen == expected
+
+    def test_conditions_of_a_search_take_any_collection_and_hold_on_every_page(self, connection: Connection) -> None:
+        wanted = [states.SUCCESS, states.RUNNING]
+        for number in range(12):
+            state = [states.SUCCESS, states.FAILURE, states.RUNNING][number % 3]
+            saved_flow(connection, f"flow{number}", state=state)
+        everything = connection.find_flows()
+        expected = [flow.uuid for flow in everything if flow.state in wanted]
+        for form in (list, tuple, set, frozenset, dict.fromkeys):
+            assert [flow.uuid for flow in connection.find_flows(states=form(wanted))] == expected
+        seen: list[str] = []
+        while page := connection.find_flows(states=wanted, limit=3, after=seen[-1] if seen else None):
+            seen += [flow.uuid for flow in page]
+        assert seen == expected
+        middle = next(flow for flow in everything if flow.state == states.FAILURE)  # which is not itself listed
+        later = everything[everything.index(middle) + 1 :]
+        assert [flow.uuid for flow in connection.find_flows(states=wanted, after=middle.uuid)] == [
+            flow.uuid for flow in later if flow.state in wanted
+        ]
+        assert [len(connection.find_flows(limit=limit)) for limit in (1, 12, 1000)] == [1, 12, 12]
+
+    def test_a_search_by_age_is_exact(self, connection: Connection) -> None:
+        flows = [saved_flow(connection, f"flow{number}") for number in range(5)]
+        for flow in flows:
+            assert flow.created_at is not None
+            for moment in (flow.created_at, flow.created_at + 1):
+                older = [each.uuid for each in flows if each.created_at is not None and each.created_at < moment]
+                found = connection.find_flows(created_before=moment)
+                assert sorted(each.uuid for each in found) == sorted(older)
+
+    def test_a_search_finds_what_commits_have_changed(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        claim = claimed(connection, flow)
+        connection.commit(claim.lease, 0, Changes(flow={"state": states.REVERTING, "name": "renamed"}))
+        (found,) = connection.find_flows(states=[states.REVERTING])
+        assert (found.name, found.revision, len(found)) == ("renamed", 1, 0)
+        assert connection.find_flows(states=[states.PENDING]) == connection.find_flows(name="flow") == []
+        assert [each.uuid for each in connection.find_flows(name="renamed", owner="tests")] == [flow.uuid]
