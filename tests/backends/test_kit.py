@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pluggableflow.testing import ConnectionTests
-from pluggableflow.testing.abilities import ABILITIES
+from pluggableflow.testing.abilities import ABILITIES, STATED
 
 REASONS = {ability: "not in memory" for ability in ABILITIES if ability != "frozen holder"}
 
@@ -101,16 +101,17 @@ def test_a_store_without_a_back_door_is_tested_through_its_connection(tmp_path: 
     assert " passed" in report and "failed" not in report and "error" not in report, report
 
 
-def test_an_ability_that_the_connection_states_cannot_be_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ability", "stated"), STATED.items())
+def test_an_ability_that_the_connection_states_cannot_be_dropped(tmp_path: Path, ability: str, stated: str) -> None:
     connection = (
         "    @pytest.fixture\n"
         "    def connection(self):\n"
         "        made = MemoryConnection()\n"
-        "        made.durable = made.shared = True\n"
+        f"        made.{stated} = True\n"
         "        return made\n"
     )
     report = run_toy(tmp_path, connection, None, "-k", "test_abilities_are_declared")
-    assert "1 failed" in report and "'processes'" in report and "'durability'" in report
+    assert f"`without` drops '{ability}', but the connection's '{stated}' is true" in report
 
 
 def test_a_store_that_loses_a_write_is_found_out(tmp_path: Path) -> None:
