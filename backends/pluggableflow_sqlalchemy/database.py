@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from sqlalchemy import URL, ColumnElement, Select, create_engine, literal_column
+from sqlalchemy import URL, BigInteger, ColumnElement, create_engine, literal_column
 from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import Engine as SQLEngine
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,6 +27,12 @@ _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.02, 1.0
 #: Connections of a parent process, kept for good: to close or collect them in the child could disturb the parent.
 INHERITED: list[Any] = []
 
+#: What the migrations have made an index of, letter by letter.
+CLAIM_PLACE = (
+    "CASE WHEN state IN ('PENDING', 'RESUMING', 'REVERTING', 'RUNNING') AND factory IS NOT NULL THEN -priority END"
+)
+assert all(f"'{state}'" in CLAIM_PLACE for state in states.RUNNABLE)
+
 
 class Database(ABC):
     """One database product.
@@ -36,6 +42,8 @@ class Database(ABC):
     :cvar parameters: what may stand in a URL's query: our options with their allowed values (``None``: any)
     :cvar driver_parameters: parameters that are handed to the driver
     :cvar clock: the store's time as an expression, UTC microseconds
+    :cvar claim_place: where a flow stands among those that a scan may claim, lowest first; NULL: it may not. There is
+        an index of it, so a claim costs the same with many flows
     :cvar begin_read: statements that begin a transaction which sees one snapshot
     :cvar begin_write: statements that begin a transaction which reads what is newest
     """
@@ -43,6 +51,7 @@ class Database(ABC):
     parameters: ClassVar[Mapping[str, tuple[str, ...] | None]] = {"prefix": None}
     driver_parameters: ClassVar[frozenset[str]] = frozenset()
     clock: ClassVar[ColumnElement[int]]
+    claim_place: ClassVar[ColumnElement[int]] = literal_column(f"({CLAIM_PLACE})", BigInteger())
     begin_read: ClassVar[tuple[str, ...]]
     begin_write: ClassVar[tuple[str, ...]]
     durable = True
@@ -82,15 +91,6 @@ class Database(ABC):
     @abstractmethod
     def commit(self, lease: Lease, revision: int, changes: Changes) -> bool:
         """Write a commit in one round trip, if the fence holds and every changed atom exists; else ``False``."""
-
-    def runnable(self, query: Select[Any]) -> Select[Any]:
-        """The rows of flows that are in a state to be claimed by scan, in the order in which they are claimed."""
-        flows = self.tables.flows.c
-        # As literals: neither PostgreSQL nor SQLite uses a partial index for a state that it does not know yet.
-        runnable: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in sorted(states.RUNNABLE)]
-        return query.where(flows.state.in_(runnable), flows.factory.is_not(None)).order_by(
-            flows.priority.desc(), flows.created_at, flows.uuid
-        )
 
     def prepare(self) -> None:  # noqa: B027  (most have nothing to prepare)
         """Make the place ready that was found to be empty or ours; before :meth:`upgrading`."""

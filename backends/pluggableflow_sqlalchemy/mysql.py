@@ -8,7 +8,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import URL, BigInteger, Select, create_engine, event, literal_column, text
+from sqlalchemy import URL, BigInteger, create_engine, event, literal_column, text
 from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import Engine as SQLEngine
 
@@ -42,6 +42,8 @@ class MySQL(Database):
         }
     )  # fmt: skip
     clock = literal_column(_CLOCK, BigInteger())
+    # MariaDB has no index of an expression, so this one is a column.
+    claim_place = literal_column("claim_place", BigInteger())
     begin_read = (
         "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
@@ -73,13 +75,6 @@ class MySQL(Database):
             if "MariaDB" in driver.get_server_info():
                 settings += f", idle_transaction_timeout = {LOCK_SECONDS}"
             cursor.execute(f"SET SESSION {settings}")
-
-    def runnable(self, query: Select[Any]) -> Select[Any]:
-        # The column is -priority where the state is one to be claimed in, else NULL: it stands for a partial index,
-        # and for the order that an index of MariaDB cannot have.
-        flows = self.tables.flows.c
-        place = literal_column("claim_place", BigInteger())
-        return query.where(place.is_not(None)).order_by(place, flows.created_at, flows.uuid)
 
     @functools.cached_property
     def _packet_bytes(self) -> int:

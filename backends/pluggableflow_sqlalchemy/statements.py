@@ -43,9 +43,10 @@ class Statements:
         self.held_flow = select(flows).where(held)
         self.flow_of_token = flow_and_now.where(flows.c.token == mine).with_for_update()
         self.next_runnable = (
-            database.runnable(flow_and_now)
+            flow_and_now.where(database.claim_place.is_not(None))
             .where(or_(flows.c.token.is_(None), flows.c.lease_expires_at <= clock))
             .where(or_(flows.c.wake_at.is_(None), flows.c.wake_at <= clock))
+            .order_by(database.claim_place, *_age(flows))
             .limit(1)
             .with_for_update(skip_locked=True)
         )

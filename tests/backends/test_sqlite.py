@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import re
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from pluggableflow import api, states
 from pluggableflow.connection import Changes, Connection
 from pluggableflow.exceptions import ForeignStore, NotFound, OptionError, StorageFailure
 from pluggableflow.testing import ConnectionTests
-from pluggableflow.testing.connection_tests import atom_record, claimed, saved_flow
+from pluggableflow.testing.records import FACTORY, LONG, atom_record, claimed, new_book, saved_flow
 
 
 def read_raw(database: sqlite3.Connection, kind: str, uuid: str) -> dict[str, Any] | None:
@@ -234,3 +236,147 @@ def test_every_commit_makes_the_log_grow(tmp_path: Path) -> None:
         sizes.append(log.stat().st_size)
     assert sizes == sorted(set(sizes))
     connection.close()
+
+
+#: The tables as the first version made them.
+VERSION_1 = """
+CREATE TABLE pluggableflow_version (version_num VARCHAR(32) NOT NULL,
+  CONSTRAINT pluggableflow_version_pkc PRIMARY KEY (version_num));
+CREATE TABLE pluggableflow_logbooks (uuid VARCHAR(255) NOT NULL, name VARCHAR(255) NOT NULL, meta TEXT,
+  created_at BIGINT, updated_at BIGINT, PRIMARY KEY (uuid));
+CREATE TABLE pluggableflow_flows (uuid VARCHAR(255) NOT NULL, parent_uuid VARCHAR(255) NOT NULL,
+  name VARCHAR(255) NOT NULL, state VARCHAR(255) NOT NULL, meta TEXT, factory TEXT, revision BIGINT,
+  owner VARCHAR(255), token VARCHAR(255), epoch BIGINT, lease_expires_at BIGINT, request VARCHAR(255),
+  request_by TEXT, request_sequence BIGINT, request_handled BIGINT, wake_at BIGINT, deadline_at BIGINT,
+  priority BIGINT, codec_version BIGINT, created_at BIGINT, updated_at BIGINT, PRIMARY KEY (uuid),
+  FOREIGN KEY(parent_uuid) REFERENCES pluggableflow_logbooks (uuid) ON DELETE CASCADE);
+CREATE TABLE pluggableflow_atoms (id INTEGER NOT NULL, uuid VARCHAR(255) NOT NULL, parent_uuid VARCHAR(255) NOT NULL,
+  name VARCHAR(255) NOT NULL, kind VARCHAR(255) NOT NULL, version VARCHAR(255) NOT NULL, state VARCHAR(255) NOT NULL,
+  intention VARCHAR(255) NOT NULL, attempt BIGINT, signature VARCHAR(255), results TEXT, failure TEXT,
+  revert_results TEXT, revert_failure TEXT, meta TEXT, not_before BIGINT, deadline_at BIGINT, started_at BIGINT,
+  finished_at BIGINT, revision BIGINT, PRIMARY KEY (id),
+  CONSTRAINT pluggableflow_atoms_by_flow UNIQUE (parent_uuid, name), UNIQUE (uuid),
+  FOREIGN KEY(parent_uuid) REFERENCES pluggableflow_flows (uuid) ON DELETE CASCADE);
+CREATE INDEX pluggableflow_logbooks_by_age ON pluggableflow_logbooks (created_at, uuid);
+CREATE INDEX pluggableflow_flows_by_age ON pluggableflow_flows (created_at, uuid);
+CREATE INDEX pluggableflow_flows_by_book ON pluggableflow_flows (parent_uuid, created_at, uuid);
+CREATE INDEX pluggableflow_flows_by_state ON pluggableflow_flows (state, priority, created_at, uuid);
+CREATE INDEX pluggableflow_flows_by_name ON pluggableflow_flows (name, created_at, uuid);
+CREATE INDEX pluggableflow_flows_by_owner ON pluggableflow_flows (owner, created_at, uuid);
+CREATE INDEX pluggableflow_flows_by_token ON pluggableflow_flows (token);
+INSERT INTO pluggableflow_version VALUES ('0001');
+"""
+
+
+def test_a_file_of_the_first_version_is_upgraded_with_its_data(tmp_path: Path) -> None:
+    book = new_book("flow")
+    (flow,) = book
+    flow.factory, flow.state, flow.meta = FACTORY, states.RUNNING, {"kept": (1, 2)}
+    task, _retry = flow
+    task.put(states.SUCCESS, {"value": 1})
+    with contextlib.closing(sqlite3.connect(tmp_path / "flows.db")) as database, database:
+        database.executescript(VERSION_1)
+        records = [("logbooks", book.to_record()), ("flows", flow.to_record())]
+        records += [("atoms", atom.to_record()) for atom in flow]
+        for table, record in records:
+            values = {**record, "created_at": 5, "updated_at": 6} if table != "atoms" else record
+            marks = ", ".join("?" * len(values))
+            statement = f"INSERT INTO pluggableflow_{table} ({', '.join(values)}) VALUES ({marks})"
+            database.execute(statement, tuple(values.values()))
+    for each in (book, flow):
+        each.created_at, each.updated_at = 5, 6
+    connection = SQLAlchemyConnection.from_url(f"sqlite:///{tmp_path}/flows.db")
+    with pytest.raises(StorageFailure, match="0001.*pluggableflow upgrade"):
+        connection.validate()
+    connection.upgrade()
+    connection.validate()
+    assert connection.get_logbook(book.uuid) == book
+    claim = connection.claim(token="token", owner="tests", lease_seconds=LONG)
+    assert claim is not None and claim.lease.flow_uuid == flow.uuid
+    assert connection.commit(claim.lease, 0, Changes(changed={task.uuid: {"state": states.RUNNING}})) == 1
+    connection.close()
+
+
+def test_the_tables_are_those_that_the_migrations_make(tmp_path: Path) -> None:
+    connection = api.connect(f"sqlite:///{tmp_path}/flows.db")
+    assert isinstance(connection, SQLAlchemyConnection)
+    with connection._reading() as database:
+        for table in connection._database.tables.metadata.sorted_tables:
+            made = sqlalchemy.inspect(database).get_columns(table.name)
+            assert [(column["name"], str(column["type"])) for column in made] == [
+                (column.name, column.type.compile(database.dialect)) for column in table.columns
+            ]
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [("next_runnable", "flows_by_claim"), ("flows_of_book", "flows_by_book"), ("atoms_of_flow", "atoms_by_flow|_1")],
+)
+def test_a_query_reads_no_more_than_it_gives(tmp_path: Path, statement: str, index: str) -> None:
+    connection = api.connect(f"sqlite:///{tmp_path}/flows.db")
+    assert isinstance(connection, SQLAlchemyConnection)
+    with connection._reading() as database:
+        query = str(getattr(connection._statements, statement).compile(database))
+        plan = driver_connection(database).execute(f"EXPLAIN QUERY PLAN {query}", ["x"] * query.count("?")).fetchall()
+        assert re.search(index, str(plan)) and ("TEMP B-TREE" in str(plan)) == (statement == "atoms_of_flow")
+    connection.close()
+
+
+@pytest.mark.parametrize("content", ["taskflow", "newer"])
+def test_a_foreign_file_is_not_switched_to_the_write_ahead_log(tmp_path: Path, content: str) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "flows.db")) as database, database:
+        if content == "newer":
+            database.executescript(VERSION_1.replace("0001", "9999"))
+        else:
+            for name in ("logbooks", "flowdetails", "atomdetails"):
+                database.execute(f"CREATE TABLE {name} (uuid TEXT)")
+    before = (tmp_path / "flows.db").read_bytes()
+    with pytest.raises(ForeignStore):
+        api.connect(f"sqlite:///{tmp_path}/flows.db")
+    assert (tmp_path / "flows.db").read_bytes() == before
+
+
+def test_an_engine_gets_its_settings_back(tmp_path: Path) -> None:
+    in_memory: Any = {"poolclass": sqlalchemy.StaticPool, "connect_args": {"check_same_thread": False}}
+    for url, options in (
+        (f"sqlite:///{tmp_path}/flows.db", {"pool_size": 1, "max_overflow": 0}),
+        ("sqlite://", in_memory),
+    ):
+        engine = sqlalchemy.create_engine(url, **options)
+
+        def settings(engine: sqlalchemy.Engine = engine) -> list[Any]:
+            with engine.connect() as database:
+                names = ("synchronous", "foreign_keys", "busy_timeout")
+                values = [database.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
+                return [driver_connection(database).isolation_level, *values]
+
+        with engine.connect() as database:
+            database.exec_driver_sql("PRAGMA busy_timeout=1234")
+            database.exec_driver_sql("PRAGMA synchronous=OFF")
+        before = settings()
+        connection = api.connect(engine)
+        flow = saved_flow(connection)
+        claim = claimed(connection, flow)
+        connection.commit(claim.lease, 0, Changes(flow={"state": states.RUNNING}))
+        assert settings() == before
+        connection.close()
+        assert settings() == before
+        engine.dispose()
+
+
+def test_an_engine_whose_pool_is_in_use_holds_nothing_up(tmp_path: Path) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/flows.db", pool_size=1, max_overflow=0, pool_timeout=0)
+    with engine.connect():
+        connection = api.connect(engine)
+        claim = claimed(connection, saved_flow(connection))
+        connection.renew(claim.lease, LONG)
+        connection.close()
+    engine.dispose()
+
+
+def test_an_option_of_another_product_is_refused(tmp_path: Path) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/flows.db")
+    with pytest.raises(OptionError, match="sslmode.*synchronous"):
+        SQLAlchemyConnection(engine, sslmode="require")
+    engine.dispose()
