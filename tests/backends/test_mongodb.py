@@ -3,9 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,19 +11,19 @@ from typing import Any
 import pymongo
 import pytest
 import servers
-from pluggableflow_mongodb import MongoDBConnection, books, client, commits
+from mongodb_stores import database_of, own_database
+from pluggableflow_mongodb import MongoDBConnection, client, commits
 from pluggableflow_mongodb.flows import flow_record
-from pymongo import monitoring
 from pymongo.synchronous import pool
 
 from pluggableflow import api, codec, states
 from pluggableflow.connection import Changes, Connection
-from pluggableflow.exceptions import NotFound, PluggableFlowError
+from pluggableflow.exceptions import ForeignStore, NotFound, OptionError, StorageFailure, ValueTooLarge
 from pluggableflow.middleware import ATOM_COLUMNS, FlowDetail, LogBook, Record, new_uuid
 from pluggableflow.testing import ConnectionTests
-from pluggableflow.testing.connection_tests import atom_record, claimed, new_book, saved_flow
+from pluggableflow.testing.connection_tests import atom_record, claimed, saved_flow
 from pluggableflow.testing.processes import Child
-from pluggableflow.testing.records import FACTORY, scan
+from pluggableflow.testing.records import FACTORY, LONG
 
 PREFIX = "pluggableflow_"
 
@@ -63,21 +60,6 @@ def damage_raw(database: Any, kind: str, uuid: str, prefix: str = PREFIX) -> Non
             database[f"{prefix}flows"].update_one({"_id": flow["_id"]}, {"$set": {"journal": flow["journal"]}})
     else:
         database[f"{prefix}{kind}s"].update_one({"_id": uuid}, {"$set": {"meta": '{"cut'}})
-
-
-@contextlib.contextmanager
-def database_of(url: str) -> Iterator[Any]:
-    """The driver's own view of a database that is dropped in the end."""
-    with pymongo.MongoClient[Any](url) as client:
-        database = client.get_default_database()
-        yield database
-        client.drop_database(database)
-
-
-def own_database(url: str) -> str:
-    """The same server's URL with a database of its own."""
-    base, _, query = url.partition("?")
-    return f"{base.rpartition('/')[0]}/tests_{new_uuid()[:12]}" + (f"?{query}" if query else "")
 
 
 @contextlib.contextmanager
@@ -165,282 +147,171 @@ class TestEmbeddersClient(MongoDBTests):
         assert client.admin.command("ping")["ok"]
 
 
-# -- stopped and killed at every driver operation -----------------------------------------------------------------
-
-
-class Stops(monitoring.CommandListener):
-    """Counts what the driver sends and receives, and sends its own process a signal at one of these."""
-
-    def __init__(self, at: int, number: int) -> None:
-        self.at, self.number, self.count, self.armed = at, number, 0, False
-
-    def _step(self, _event: object) -> None:
-        self.count += self.armed
-        if self.armed and self.count == self.at:
-            os.kill(os.getpid(), self.number)
-
-    started = succeeded = failed = _step
-
-
-def acting(url: str, act: Callable[[Connection], object], at: int = 0, number: int = 0) -> Child:
-    """A process that does something to a store and gets a signal at one of the steps of the driver.
-
-    Its outcome is the number of steps, or the name of the error.
-    """
-
-    def work() -> object:
-        # So that a little work reaches every part of the protocols.
-        commits.JOURNAL_ENTRIES, books.EMBEDDED_BYTES = 2, 0
-        stops = Stops(at, number)
-        with pymongo.MongoClient[Any](url, event_listeners=[stops]) as client:
-            connection = MongoDBConnection.from_client(client)
-            assert connection is not None
-            stops.armed = True
-            try:
-                act(connection)
-            except PluggableFlowError as error:
-                return type(error).__name__
-            return stops.count
-
-    return Child(work)
-
-
-def every_step(url: str, prepare: Callable[[], Any], act: Callable[[Connection, Any], object]) -> Iterator[Any]:
-    """Prepare, and stop a process that acts at its first, second, ... step; gives what was prepared and the process.
-
-    Ends after the step at which it has ended by itself.
-    """
-    for step in itertools.count(1):
-        prepared = prepare()
-        child = acting(url, functools.partial(_swapped, act, prepared), step, signal.SIGSTOP)
-        try:
-            stopped = child.stopped()
-            yield prepared, child
-        finally:
-            child.end()
-        if not stopped:
-            return
-
-
-def _swapped(act: Callable[[Connection, Any], object], prepared: Any, connection: Connection) -> object:
-    return act(connection, prepared)
-
-
-@pytest.fixture(params=["standalone", "replica set"])
-def store_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    fixture = {"standalone": "mongodb_url", "replica set": "mongodb_replica_set_url"}[request.param]
-    url = own_database(request.getfixturevalue(fixture))
-    with database_of(url):
-        yield url
+# -- this backend's own -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def store(store_url: str) -> Iterator[Connection]:
-    made = api.connect(store_url)
-    yield made
-    made.close()
+def own(mongodb_url: str) -> Iterator[tuple[str, Any]]:
+    """A URL, and the driver's view of its database."""
+    url = own_database(mongodb_url)
+    with database_of(url) as database:
+        yield url, database
 
 
-STEPS = 6
+@pytest.mark.parametrize(
+    "query",
+    ["colour=red", "maxPoolSize=1", "readPreference=secondary", "prefix=a-b", "w=0", "journal=maybe",
+     "connectTimeoutMS=soon"],
+)  # fmt: skip
+def test_a_wrong_parameter_is_refused_by_name(query: str) -> None:
+    with pytest.raises(OptionError, match=query.partition("=")[0]):
+        MongoDBConnection.from_url(f"mongodb://127.0.0.1/flows?{query}")
 
 
-def run(connection: Connection, flow: FlowDetail, start: int = 0, steps: int = STEPS) -> None:
-    """A holder's life: each commit adds an atom, changes the one before and two older ones, and the flow."""
-    claim = claimed(connection, flow)
-    uuids = [f"{flow.uuid}.{number}" for number in range(steps)]
+def test_writes_wait_for_a_journaled_majority_unless_the_url_says_otherwise(own: tuple[str, Any]) -> None:
+    url, _database = own
+    for query, expected in (("", {"w": "majority", "j": True}), ("?w=1&journal=false", {"w": 1, "j": False})):
+        connection = MongoDBConnection.from_url(url + query)
+        for collection in (connection._store.books, connection._store.flows, connection._store.atoms):
+            assert collection.write_concern.document == expected
+            assert collection.read_concern.level == "majority"
+        connection.close()
+
+
+def test_a_prefix_names_every_collection(own: tuple[str, Any]) -> None:
+    url, database = own
+    first, second = api.connect(f"{url}?prefix=one_"), api.connect(f"{url}?prefix=two_")
+    flow = saved_flow(first)
+    assert second.find_flows() == [] and [each.uuid for each in first.find_flows()] == [flow.uuid]
+    assert all(name.startswith(("one_", "two_")) for name in database.list_collection_names())
+    first.close()
+    second.close()
+
+
+def test_a_store_of_a_newer_release_is_refused_and_left_as_it_is(own: tuple[str, Any]) -> None:
+    url, database = own
+    database["pluggableflow_version"].insert_one({"_id": "schema", "version": 999})
+    for call in ("upgrade", "validate"):
+        connection = MongoDBConnection.from_url(url)
+        with pytest.raises(ForeignStore, match="newer"):
+            getattr(connection, call)()
+        connection.close()
+    assert database.list_collection_names() == ["pluggableflow_version"]
+
+
+def test_a_store_that_was_never_upgraded_says_so(own: tuple[str, Any]) -> None:
+    connection = MongoDBConnection.from_url(own[0])
+    with pytest.raises(StorageFailure, match="pluggableflow upgrade"):
+        connection.validate()
+    saved_flow(connection)
+    with pytest.raises(StorageFailure, match="pluggableflow upgrade"):
+        connection.claim(token="t", owner="o", lease_seconds=LONG)
+    connection.upgrade()
+    connection.validate()
+    connection.close()
+
+
+def test_a_server_that_does_not_run_is_named_without_the_password() -> None:
+    url = f"mongodb://me:secret@127.0.0.1:{servers.free_port()}/flows?serverSelectionTimeoutMS=100"
+    with pytest.raises(StorageFailure, match="is it running") as failure:
+        api.connect(url)
+    assert "127.0.0.1" in str(failure.value) and "secret" not in str(failure.value)
+    assert isinstance(failure.value.__cause__, pymongo.errors.PyMongoError)
+
+
+def test_a_database_of_an_embedder_can_be_passed_in(own: tuple[str, Any]) -> None:
+    _url, database = own
+    connection = api.connect(database)
+    assert isinstance(connection, MongoDBConnection)
+    flow = saved_flow(connection)
+    assert read_raw(database, "flow", flow.uuid) is not None
+    assert MongoDBConnection.from_client(object()) is None
+
+
+def test_a_child_that_inherits_an_embedders_client_is_told(own: tuple[str, Any]) -> None:
+    connection = api.connect(own[1])
+
+    def use() -> str:
+        try:
+            connection.find_flows()
+        except StorageFailure as failure:
+            return str(failure)
+        return "it worked"
+
+    assert "make a MongoClient in the child" in Child(use).outcome()
+
+
+def test_documents_with_all_values_at_the_largest_size_are_stored(own: tuple[str, Any]) -> None:
+    connection = api.connect(own[0])
+    flow = saved_flow(connection)
     task, _retry = flow
-    for step in range(start, steps):
-        changed: dict[str, Record] = {task.uuid: {"attempt": step + 1}}
-        if step:
-            changed[uuids[step - 1]] = {"state": states.SUCCESS, "results": codec.dumps(step)}
-        added = [atom_record(flow, f"atom {step}", uuid=uuids[step], state=states.RUNNING)]
-        changes = Changes({"state": states.RUNNING, "priority": step + 1}, added, changed)
-        connection.commit(claim.lease, claim.revision + step - start, changes)
+    claim = claimed(connection, flow)
+    text = codec.dumps("x" * (commits.VALUE_BYTES - 2))
+    assert connection.commit(claim.lease, 0, Changes(flow={"meta": text, "factory": text})) == 1
+    columns = ("results", "failure", "revert_results", "revert_failure", "meta", "signature")
+    for revision in (1, 2, 3):
+        changed: Record = dict.fromkeys(columns[revision * 2 - 2 : revision * 2], text)
+        assert connection.commit(claim.lease, revision, Changes(changed={task.uuid: changed})) == revision + 1
     connection.release(claim.lease)
+    atom = own[1]["pluggableflow_atoms"].find_one({"uuid": task.uuid})
+    assert [atom[column] for column in columns] == [text] * 6
+    with pytest.raises(ValueTooLarge):
+        flow.meta = {"key": text}
+        connection.update_flow_details(flow)
+    connection.close()
 
 
-def assert_state_after(commits_: int, detail: FlowDetail) -> None:
-    atoms = list(detail)
-    assert (detail.priority, len(atoms)) == (commits_, commits_ + 2)
-    assert [atom.name for atom in atoms] == ["task", "retry", *(f"atom {step}" for step in range(commits_))]
-    assert (atoms[0].attempt, atoms[0].revision, atoms[1].revision) == (commits_, commits_, 0)
-    for step, atom in enumerate(atoms[2:], 1):
-        last = step == commits_
-        found = (atom.state, atom.results, atom.revision)
-        assert found == ((states.RUNNING, None, 1) if last else (states.SUCCESS, step, 2))
-
-
-def test_a_holder_killed_at_any_step_leaves_whole_commits(store: Connection, store_url: str) -> None:
-    revisions = set()
-    for flow, child in every_step(store_url, lambda: saved_flow(store), run):
-        assert_state_after(store.get_flow_details(flow.uuid, lazy=True).revision, store.get_flow_details(flow.uuid))
-        child.end()
-        epoch = store.get_flow_details(flow.uuid).epoch
-        claim = claimed(store, flow, evict_epoch=epoch)
-        revisions.add(claim.revision)
-        assert_state_after(claim.revision, store.get_flow_details(flow.uuid))
-        store.release(claim.lease)
-        run(store, flow, claim.revision)
-        assert_state_after(STEPS, store.get_flow_details(flow.uuid))
-    assert revisions == set(range(STEPS + 1))
-
-
-def test_a_holder_thawed_after_a_takeover_at_any_step_changes_nothing(store: Connection, store_url: str) -> None:
-    for flow, child in every_step(store_url, lambda: saved_flow(store), run):
-        claim = claimed(store, flow, evict_epoch=store.get_flow_details(flow.uuid).epoch)
-        assert_state_after(claim.revision, store.get_flow_details(flow.uuid))
-        task, _retry = flow
-        changes = Changes({"priority": 99}, [], {task.uuid: {"attempt": 99}})
-        store.commit(claim.lease, claim.revision, changes)
-        taken = store.get_flow_details(flow.uuid)
-        child.thaw()
-        outcome = child.outcome()
-        assert outcome in ("LeaseLost", "FlowOwned") or claim.revision == STEPS
-        assert store.get_flow_details(flow.uuid) == taken
-        store.release(claim.lease)  # applies the journal, which the reader has laid over the atoms until now
-        assert list(store.get_flow_details(flow.uuid)) == list(taken)
-
-
-def test_a_holder_thawed_after_its_flow_was_destroyed_brings_nothing_back(store: Connection, store_url: str) -> None:
-    def prepare() -> LogBook:
-        book = new_book("flow")
-        store.save_logbook(book)
-        return book
-
-    def act(connection: Connection, book: LogBook) -> None:
-        (flow,) = book
-        run(connection, flow)
-
-    for book, child in every_step(store_url, prepare, act):
-        (flow,) = book
-        store.destroy_logbook(book.uuid, force=True)
-        store.save_logbook(book)  # the same uuids in a new life
-        saved = store.get_flow_details(flow.uuid)
-        child.thaw()
-        outcome = child.outcome()
-        if outcome == "LeaseLost":  # it did not begin anew with the new flow
-            assert store.get_flow_details(flow.uuid) == saved
-        with pytest.raises(NotFound):
-            store.get_atom_details(new_uuid())
-
-
-def saved_book(store: Connection) -> LogBook:
-    book = new_book("one", "two")
-    for flow in book:
-        flow.factory = FACTORY
-    store.save_logbook(book)
-    return book
-
-
-@pytest.mark.parametrize("what", ["a new book", "a flow for a book that exists"])
-def test_a_save_killed_at_any_step_is_whole_or_absent(store: Connection, store_url: str, what: str) -> None:
-    def prepare() -> LogBook:
-        book = new_book("one", "two") if what == "a new book" else saved_book(store)
-        (three,) = new_book("three")
-        book.add(three)
-        book.meta = {"new": 1}
-        return book
-
-    def seen(book: LogBook) -> tuple[Any, list[str], list[str]]:
-        listed = sorted(flow.name for flow in store.find_flows(limit=1000) if book.find(flow.uuid))
-        try:
-            found = store.get_logbook(book.uuid)
-        except NotFound:
-            return None, [], listed
-        assert all(len(flow) == 2 for flow in found)
-        return found.meta, sorted(flow.name for flow in found), listed
-
-    kinds = set()
-    for book, child in every_step(store_url, prepare, lambda connection, book: connection.save_logbook(book)):
-        child.end()
-        meta, names, listed = seen(book)
-        assert names == listed
-        kinds.add(len(names))
-        saved = {"new": 1}, ["one", "three", "two"]
-        assert (meta, names) in ((None, []) if what == "a new book" else ({}, ["one", "two"]), saved)
-        store.save_logbook(book)
-        assert seen(book) == (*saved, ["one", "three", "two"])
-        assert [len(store.get_atoms_for_flow(flow.uuid)) for flow in book] == [2, 2, 2]
-    assert kinds == {0 if what == "a new book" else 2, 3}
-
-
-def test_a_save_thawed_after_another_of_the_same_book_adds_nothing_twice(store: Connection, store_url: str) -> None:
-    def act(connection: Connection, book: LogBook) -> None:
-        connection.save_logbook(book)
-
-    for book, child in every_step(store_url, lambda: new_book("one", "two"), act):
-        store.save_logbook(book)
-        saved = store.get_logbook(book.uuid)
-        child.thaw()
-        assert isinstance(child.outcome(), int)
-        assert list(store.get_logbook(book.uuid)) == list(saved)
-        assert len([flow for flow in store.find_flows(limit=1000) if book.find(flow.uuid)]) == 2
-
-
-def test_a_destruction_killed_at_any_step_is_whole_or_absent(store: Connection, store_url: str) -> None:
-    def act(connection: Connection, book: LogBook) -> None:
-        connection.destroy_logbook(book.uuid, force=True)
-
-    outcomes = set()
-    for book, child in every_step(store_url, lambda: saved_book(store), act):
-        child.end()
-        listed = [flow.uuid for flow in store.find_flows(limit=1000) if book.find(flow.uuid)]
-        try:
-            assert store.get_logbook(book.uuid) == book
-            assert len(listed) == 2
-            for flow in book:
-                store.release(claimed(store, flow).lease)
-            assert len(scan(store)) == 2
-            store.destroy_logbook(book.uuid, force=True)
-            outcomes.add("absent")
-        except NotFound:
-            assert listed == []
-            outcomes.add("whole")
-        for flow in book:
-            for call in (store.get_flow_details, store.get_atoms_for_flow, functools.partial(claimed, store)):
-                with pytest.raises(NotFound):
-                    call(flow.uuid)
-        assert scan(store) == []
-        store.save_logbook(book)
-        assert store.get_logbook(book.uuid) == book
-        store.destroy_logbook(book.uuid)
-    assert outcomes == {"whole", "absent"}
-
-
-def test_a_destruction_and_a_claim_exclude_each_other_at_any_step(store: Connection, store_url: str) -> None:
-    def act(connection: Connection, book: LogBook) -> None:
-        connection.destroy_logbook(book.uuid)
-
-    outcomes = set()
-    for book, child in every_step(store_url, lambda: saved_book(store), act):
-        first, _second = book
-        try:
-            claim = claimed(store, first)
-        except NotFound:
-            child.thaw()
-            assert isinstance(child.outcome(), int)
-            outcomes.add("destroyed")
-            continue
-        child.thaw()
-        outcomes.add(child.outcome())
-        assert store.commit(claim.lease, 0, Changes(flow={"state": states.RUNNING})) == 1
-        assert [len(flow) for flow in store.get_logbook(book.uuid)] == [2, 2]
-    assert outcomes == {"destroyed", "FlowOwned"}
-
-
-def test_a_reader_sees_whole_commits_while_a_holder_commits(
-    store: Connection, store_url: str, monkeypatch: pytest.MonkeyPatch
+def test_a_commit_that_is_too_large_only_as_bson_is_refused(
+    own: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "JOURNAL_ENTRIES", 1)
-    flow = saved_flow(store)
-    holder = threading.Thread(target=run, args=(store, flow, 0, 150))
-    holder.start()
-    seen = set()
-    while holder.is_alive():
-        detail = store.get_flow_details(flow.uuid)
-        assert_state_after(detail.revision, detail)
-        seen.add(detail.revision)
-        for atom in list(detail)[-2:]:
-            assert store.get_atom_details(atom.uuid).name == atom.name
-    holder.join()
-    assert len(seen) > 5
+    monkeypatch.setattr(commits, "ENTRY_BYTES", 1000)
+    connection = api.connect(own[0])
+    flow = saved_flow(connection)
+    claim = claimed(connection, flow)
+    before = connection.get_flow_details(flow.uuid)
+    with pytest.raises(ValueTooLarge):
+        connection.commit(claim.lease, 0, Changes(added=[atom_record(flow, f"{number}") for number in range(10)]))
+    assert connection.get_flow_details(flow.uuid).revision == 0 and len(before) == 2
+    assert connection.commit(claim.lease, 0, Changes(added=[atom_record(flow, "0")])) == 1
+    connection.close()
+
+
+def test_a_name_is_unique_among_stored_and_journaled_atoms(own: tuple[str, Any]) -> None:
+    connection, other = api.connect(own[0]), api.connect(own[0])
+    flow = saved_flow(connection)
+    lease = claimed(connection, flow).lease
+    connection.commit(lease, 0, Changes(added=[atom_record(flow, "journaled")]))
+    for store in (connection, other):
+        for name in ("task", "journaled"):
+            with pytest.raises(StorageFailure, match=name):
+                store.commit(lease, 1, Changes({"priority": 5}, [atom_record(flow, name)]))
+        with pytest.raises(NotFound):
+            store.commit(lease, 1, Changes({"priority": 5}, [], {new_uuid(): {"attempt": 1}}))
+    assert other.commit(lease, 1, Changes(added=[atom_record(flow, "new")])) == 2
+    assert connection.commit(lease, 2, Changes(added=[atom_record(flow, "newer")])) == 3
+    names = [atom.name for atom in other.get_flow_details(flow.uuid)]
+    assert names == ["task", "retry", "journaled", "new", "newer"]
+    connection.close()
+    other.close()
+
+
+def test_a_scan_looks_at_few_documents_however_many_there_are(own: tuple[str, Any]) -> None:
+    connection, database = api.connect(own[0]), own[1]
+    book = LogBook("book")
+    for number in range(600):
+        flow = FlowDetail(f"flow {number}")
+        flow.factory, flow.priority = FACTORY, number % 7
+        flow.wake_at = None if number % 3 else 2**60
+        flow.state = states.PENDING if number % 2 else states.SUCCESS
+        book.add(flow)
+    connection.save_logbook(book)
+    for _ in range(50):
+        connection.claim(token=new_uuid(), owner="o", lease_seconds=LONG)
+    database.command("profile", 2)
+    assert connection.claim(token=new_uuid(), owner="o", lease_seconds=LONG) is not None
+    database.command("profile", 0)
+    profiled = list(database["system.profile"].find({"ns": f"{database.name}.pluggableflow_flows"}))
+    assert len(profiled) >= 3
+    assert sum(each.get("docsExamined", 0) for each in profiled) <= 3
+    assert sum(each.get("keysExamined", 0) for each in profiled) <= 6
+    connection.close()
