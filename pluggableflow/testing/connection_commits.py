@@ -7,10 +7,10 @@ import pytest
 
 from pluggableflow import states
 from pluggableflow.connection import Changes, Connection, Lease
-from pluggableflow.exceptions import LeaseLost, PluggableFlowError
-from pluggableflow.middleware import Record
+from pluggableflow.exceptions import LeaseLost, NotFound, PluggableFlowError
+from pluggableflow.middleware import ATOM_COLUMNS, FLOW_COLUMNS, FlowDetail, LogBook, Record, new_uuid
 from pluggableflow.testing.abilities import ConnectionKit
-from pluggableflow.testing.records import SHORT, Raw, atom_record, claimed, saved_flow
+from pluggableflow.testing.records import FACTORY, SHORT, Raw, atom_record, claimed, saved_flow
 
 
 class CommitTests(ConnectionKit):
@@ -86,3 +86,108 @@ class CommitTests(ConnectionKit):
         assert (raw("flow", flow.uuid), raw("atom", task.uuid)) == before
         assert raw("atom", str(added["uuid"])) is None
         assert connection.commit(claim.lease, claim.revision, Changes(added=[added])) == 1
+
+    def test_a_commit_writes_only_the_given_columns(self, connection: Connection, raw: Raw) -> None:
+        flow = saved_flow(connection, priority=3, meta={"kept": 1}, factory=FACTORY)
+        task, retry = flow
+        task.put(states.SUCCESS, "kept")
+        task.meta, task.signature = {"progress": 0.5}, "kept"
+        connection.update_atom_details(task)
+        claim = claimed(connection, flow)
+        before = {each.uuid: raw(kind, each.uuid) or {} for kind, each in (("flow", flow), ("atom", task))}
+        changed: dict[str, Record] = {task.uuid: {"attempt": 7, "finished_at": 2**60}, retry.uuid: {"results": None}}
+        connection.commit(claim.lease, claim.revision, Changes(flow={"wake_at": 2**60}, changed=changed))
+        after = raw("flow", flow.uuid) or {}
+        expected = {**before[flow.uuid], "wake_at": 2**60, "revision": claim.revision + 1}
+        assert after["updated_at"] >= before[flow.uuid]["updated_at"]
+        assert {column: after[column] for column in FLOW_COLUMNS if column != "updated_at"} == {
+            column: expected[column] for column in FLOW_COLUMNS if column != "updated_at"
+        }
+        after = raw("atom", task.uuid) or {}
+        expected = {**before[task.uuid], "attempt": 7, "finished_at": 2**60}
+        assert {column: after[column] for column in ATOM_COLUMNS if column != "revision"} == {
+            column: expected[column] for column in ATOM_COLUMNS if column != "revision"
+        }
+
+    def test_a_commit_may_empty_a_column(self, connection: Connection) -> None:
+        flow = saved_flow(connection, wake_at=5, meta={"a": 1}, factory=FACTORY)
+        task, _retry = flow
+        claim = claimed(connection, flow)
+        connection.commit(claim.lease, 0, Changes(changed={task.uuid: {"results": "1", "not_before": 5}}))
+        emptied: Record = {"results": None, "not_before": None}
+        changes = Changes({"wake_at": None, "meta": None, "factory": None}, [], {task.uuid: emptied})
+        connection.commit(claim.lease, 1, changes)
+        found = connection.get_flow_details(flow.uuid)
+        assert (found.wake_at, found.meta, found.factory) == (None, {}, None)
+        assert [(atom.results, atom.not_before) for atom in found][0] == (None, None)
+
+    def test_an_empty_commit_raises_the_revision(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        claim = claimed(connection, flow)
+        assert [connection.commit(claim.lease, revision, Changes()) for revision in range(3)] == [1, 2, 3]
+        assert connection.commit(claim.lease, 2, Changes()) == 3
+        assert connection.get_flow_details(flow.uuid, lazy=True).revision == 3
+
+    def test_a_commit_adds_to_and_changes_a_flow_of_no_atoms(self, connection: Connection) -> None:
+        book = LogBook("book")
+        flow = FlowDetail("flow")
+        book.add(flow)
+        connection.save_logbook(book)
+        claim = claimed(connection, flow)
+        record = atom_record(flow, "first")
+        connection.commit(claim.lease, 0, Changes(added=[record]))
+        connection.commit(claim.lease, 1, Changes(changed={str(record["uuid"]): {"state": states.SUCCESS}}))
+        (atom,) = connection.get_atoms_for_flow(flow.uuid)
+        assert (atom.uuid, atom.parent_uuid, atom.state) == (record["uuid"], flow.uuid, states.SUCCESS)
+
+    def test_a_commit_that_is_sent_again_after_a_later_one_or_a_takeover_is_refused(
+        self, connection: Connection
+    ) -> None:
+        flow = saved_flow(connection)
+        task, _retry = flow
+        claim = claimed(connection, flow)
+        first = Changes(changed={task.uuid: {"results": "1"}})
+        connection.commit(claim.lease, 0, first)
+        second = claimed(connection, flow, evict_epoch=1)
+        with pytest.raises(LeaseLost):
+            connection.commit(claim.lease, 0, first)  # applied once, but the lease is another's by now
+        connection.commit(second.lease, 1, Changes(changed={task.uuid: {"results": "2"}}))
+        with pytest.raises(LeaseLost):
+            connection.commit(second.lease, 0, first)
+        assert connection.get_atom_details(task.uuid).results == 2
+
+    def test_a_holder_before_last_cannot_commit_on_the_revision_of_the_present_one(
+        self, connection: Connection
+    ) -> None:
+        flow = saved_flow(connection)
+        first = claimed(connection, flow)
+        second = claimed(connection, flow, evict_epoch=1)
+        for revision in range(3):
+            connection.commit(second.lease, revision, Changes(added=[atom_record(flow, f"atom{revision}")]))
+            for stale in range(5):
+                with pytest.raises(LeaseLost):
+                    connection.commit(first.lease, stale, Changes(added=[atom_record(flow, "stale")]))
+        assert [atom.name for atom in connection.get_atoms_for_flow(flow.uuid)][2:] == ["atom0", "atom1", "atom2"]
+
+    def test_a_commit_to_a_flow_that_is_gone_is_refused(self, connection: Connection) -> None:
+        unknown = Lease(new_uuid(), "token", 1, "tests", 2**60)
+        with pytest.raises(LeaseLost) as lost:
+            connection.commit(unknown, 0, Changes(flow={"state": states.RUNNING}))
+        assert lost.value.flow_uuid == unknown.flow_uuid
+        flow = saved_flow(connection)
+        claim = claimed(connection, flow)
+        assert flow.parent_uuid is not None
+        connection.destroy_logbook(flow.parent_uuid, force=True)
+        added = [atom_record(flow, "late")]
+        with pytest.raises(LeaseLost):
+            connection.commit(claim.lease, 0, Changes({"state": states.RUNNING}, added))
+        with pytest.raises(NotFound):
+            connection.get_atom_details(str(added[0]["uuid"]))
+
+    def test_only_the_token_and_the_revision_decide(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        claim = claimed(connection, flow)
+        lease = Lease(flow.uuid, claim.lease.token, 77, "somebody else", 1)
+        assert connection.commit(lease, 0, Changes(flow={"state": states.RUNNING})) == 1
+        stored = connection.get_flow_details(flow.uuid, lazy=True)
+        assert (stored.epoch, stored.owner, stored.lease_expires_at) == (1, "tests", claim.lease.expires_at)
