@@ -13,7 +13,7 @@ from typing import Any
 from pluggableflow.exceptions import FlowOwned, NotFound, StorageFailure
 from pluggableflow.middleware import FlowDetail, LogBook, Record, new_uuid
 from pluggableflow.states import RUNNABLE
-from pluggableflow_redis import index_scripts, lease_scripts
+from pluggableflow_redis import flow_scripts, index_scripts, lease_scripts
 from pluggableflow_redis.client import Client, packed
 from pluggableflow_redis.index import Index
 from pluggableflow_redis.keys import Keys, age, hint
@@ -51,15 +51,25 @@ class Books:
             self._client.run(lease_scripts.UNMARK, self._keys.flow(flow_uuid), (mark,))
         return bool(there)
 
+    def _exists(self, flow_uuid: str) -> bool:
+        answer = self._client.run(flow_scripts.READ, self._keys.flow(flow_uuid), (b"", 0))
+        if answer[0] == b"marked":
+            return self.resolve(flow_uuid, answer[1], answer[2].decode("utf-8"), stop=False)
+        return bool(answer[0] == b"ok")
+
     # -- save -----------------------------------------------------------------------------------------------------
 
     def save(self, book: LogBook) -> None:
         record = book.to_record()
         details = [(detail, detail.to_record(), [atom.to_record() for atom in detail]) for detail in book]
-        for detail, _flow, atoms in details:
-            check_names(detail.uuid, atoms)
         time, fields, listed = self.read(book.uuid)
         new = [each for each in details if each[0].uuid.encode() not in listed]
+        for detail, _flow, atoms in new:
+            try:
+                check_names(detail.uuid, atoms)
+            except StorageFailure:
+                if not self._exists(detail.uuid):  # in another book
+                    raise
         operation = new_uuid()
         mark = f"save:{operation}".encode()
         book_member = b"" if fields else age(time, book.uuid)
@@ -70,8 +80,8 @@ class Books:
         created: list[FlowDetail] = []
         for detail, flow, atoms in new:
             flow |= {"parent_uuid": book.uuid, "created_at": time, "updated_at": time}
-            self._index.add_atoms(detail.uuid, (atom.uuid for atom in detail))
             if self._stage(detail.uuid, mark, flow, atoms, time):
+                self._index.add_atoms(detail.uuid, (atom.uuid for atom in detail))
                 created.append(detail)
         arguments: list[Any] = [time + SAVE_MICROSECONDS, time, book.uuid.encode(), book.name.encode()]
         meta = record["meta"]
@@ -175,10 +185,18 @@ class Books:
         """Remove what a book that is gone had."""
         mark = f"{story['kind']}:{operation}".encode()
         for uuid in story["flows"]:
-            answer = self._client.run(lease_scripts.DELETE, self._keys.flow(uuid), (mark,))
-            if answer[0] == b"ok":
-                self._index.forget_flow(uuid, answer)
+            self._delete(uuid, mark)
         self._index.close(operation, [age(story["created_at"], story["book"])])
+
+    def _delete(self, flow_uuid: str, mark: bytes) -> bool:
+        """Delete a flow that nobody sees any more; last what tells of the rest, so that it can be done again."""
+        keys = self._keys.flow(flow_uuid)
+        answer = self._client.run(lease_scripts.LEFTOVER, keys, (mark,))
+        if answer[0] != b"ok":
+            return False
+        self._index.forget_flow(flow_uuid, answer)
+        self._client.run(lease_scripts.DELETE, keys, (mark,))
+        return True
 
     def _settle(self, operation: str, story: dict[str, Any]) -> None:
         """After the end of an operation: flows that their book has lose their mark, others are deleted."""
@@ -186,14 +204,9 @@ class Books:
         mark = f"{story['kind']}:{operation}".encode()
         gone = []
         for uuid in story["flows"]:
-            keys = self._keys.flow(uuid)
             if uuid.encode() in listed:
-                self._client.run(lease_scripts.UNMARK, keys, (mark,))
-                continue
-            answer = self._client.run(lease_scripts.DELETE, keys, (mark,))
-            if answer[0] == b"ok":
-                self._index.forget_flow(uuid, answer)
-            elif story["kind"] == "save":
+                self._client.run(lease_scripts.UNMARK, self._keys.flow(uuid), (mark,))
+            elif not self._delete(uuid, mark) and story["kind"] == "save":
                 gone.append(age(story["created_at"], uuid))
         book = age(story["created_at"], story["book"])
         still = fields.get(b"created_at") == b"%d" % story["created_at"]

@@ -15,6 +15,8 @@ from pluggableflow_redis.keys import Keys, age, hint
 _PAGE = 500
 #: How many leftovers of dead processes one upgrade looks at.
 _SWEPT = 100
+#: A claim that was begun longer ago has come to its end, one way or the other.
+_OLD_MICROSECONDS = 3_600_000_000
 
 
 class Index:
@@ -68,13 +70,13 @@ class Index:
 
     def claiming(self, flow_uuid: str, token: str) -> None:
         """Before a claim: the flow may get atoms that :meth:`add_atoms` has not seen."""
-        self._client.command("SADD", self._keys.recent, _claimed(flow_uuid, token))
+        self._client.run(scripts.CLAIMING, (self._keys.recent,), (_claimed(flow_uuid, token),))
 
     def released(self, flow_uuid: str, token: str) -> None:
         """After a release, or a claim that was refused."""
         self._client.send_many(
             [
-                ("SREM", self._keys.recent, _claimed(flow_uuid, token)),
+                ("ZREM", self._keys.recent, _claimed(flow_uuid, token)),
                 ("HDEL", self._keys.claims, token.encode()),
             ]
         )
@@ -89,11 +91,11 @@ class Index:
 
     def recent(self) -> list[str]:
         """Flows that may have atoms which :meth:`flow_of_atom` does not know."""
-        return sorted({_flow_of(each) for each in self._client.command("SMEMBERS", self._keys.recent)})
+        return sorted({_flow_of(each) for each in self._client.command("ZRANGE", self._keys.recent, 0, -1)})
 
     def sweep(self) -> None:
         """Settle claims whose holders died, some at a time."""
-        some = self._client.command("SRANDMEMBER", self._keys.recent, _SWEPT)
+        some = self._client.run(scripts.OLD_CLAIMS, (self._keys.recent,), (_OLD_MICROSECONDS, _SWEPT))
         claims = [(_flow_of(each), each.rpartition(b"\0")[2]) for each in some]
         holds = self._client.run_many(
             (lease_scripts.HOLDS, self._keys.flow(flow_uuid), (token,)) for flow_uuid, token in claims
@@ -142,7 +144,7 @@ class Index:
         self._client.send_many([*commands, ("HDEL", self._keys.open, operation.encode())])
 
     def forget_flow(self, flow_uuid: str, answer: Sequence[Any]) -> None:
-        """Remove what the index has of a flow that ``DELETE`` has deleted."""
+        """Remove what the index has of a flow that ``LEFTOVER`` describes."""
         priority, created_at, number = (int(part or 0) for part in answer[1:4])
         self.remove_hint(flow_uuid, number, priority, created_at)
         commands: list[tuple[Any, ...]] = [("DEL", self._keys.atom(uuid.decode("utf-8"))) for uuid in answer[4]]

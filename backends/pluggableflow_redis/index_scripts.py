@@ -16,7 +16,7 @@ PICK = Script(
     CLOCK,
     f"local portion = {DUE}",
     """
-if ARGV[3] ~= '' then redis.call('SREM', KEYS[4], ARGV[3] .. '\\0' .. ARGV[1]) end
+if ARGV[3] ~= '' then redis.call('ZREM', KEYS[4], ARGV[3] .. '\\0' .. ARGV[1]) end
 if ARGV[4] ~= '' then
   redis.call('ZREM', KEYS[1], ARGV[4])
   redis.call('ZREM', KEYS[2], ARGV[4])
@@ -43,7 +43,7 @@ if not entry then
 end
 local flow = string.match(string.sub(entry, 33), '^(.*)%z%d+$')
 redis.call('HSET', KEYS[3], ARGV[1], flow)
-redis.call('SADD', KEYS[4], flow .. '\\0' .. ARGV[1])
+redis.call('ZADD', KEYS[4], int(clock()), flow .. '\\0' .. ARGV[1])
 return {'next', entry}
 """,
 )
@@ -51,6 +51,21 @@ return {'next', entry}
 #: ``KEYS``: ready, waiting. ``ARGV``: entry, until when. Nothing if the entry has gone.
 PUT_OFF = Script(
     "if redis.call('ZREM', KEYS[1], ARGV[1]) == 1 then redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1]) end return 1"
+)
+
+#: ``KEYS``: recent. ``ARGV``: flow, NUL, token.
+CLAIMING = Script(CLOCK, "return redis.call('ZADD', KEYS[1], int(clock()), ARGV[1])")
+
+#: ``KEYS``: recent. ``ARGV``: an age in microseconds, how many. Answer: claims of at least that age, which count as
+#: new from now on.
+OLD_CLAIMS = Script(
+    CLOCK,
+    """
+local time = clock()
+local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(time - tonumber(ARGV[1])), 'LIMIT', 0, ARGV[2])
+for _, claim in ipairs(old) do redis.call('ZADD', KEYS[1], int(time), claim) end
+return old
+""",
 )
 
 #: ``KEYS``: open, books, flows. ``ARGV``: operation, its story, member of the books or '', members of the flows.

@@ -183,12 +183,15 @@ return {'ok'}
 )
 
 #: mark. Answer: what the index has of the flow (priority, created_at, hint number), and the atoms.
-DELETE = Script(
+LEFTOVER = Script(
     """
 local flow = redis.call('HMGET', KEYS[1], 'mark', 'priority', 'created_at', 'hint')
 if flow[1] ~= ARGV[1] then return {'none'} end
-local atoms = redis.call('HVALS', KEYS[3])
-redis.call('UNLINK', unpack(KEYS))
-return {'ok', flow[2], flow[3], flow[4] or '0', atoms}
+return {'ok', flow[2], flow[3], flow[4] or '0', redis.call('HVALS', KEYS[3])}
 """
+)
+
+#: mark
+DELETE = Script(
+    "if redis.call('HGET', KEYS[1], 'mark') == ARGV[1] then redis.call('UNLINK', unpack(KEYS)) end return 1"
 )
