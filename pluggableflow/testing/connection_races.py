@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
-from pluggableflow.connection import Changes, Connection, Lease
-from pluggableflow.exceptions import FlowOwned
-from pluggableflow.middleware import new_uuid
+import pytest
+
+from pluggableflow import codec
+from pluggableflow.connection import SUSPEND, Changes, Claim, Connection, Lease
+from pluggableflow.exceptions import FlowOwned, LeaseLost, NotFound
+from pluggableflow.middleware import LogBook, Record, new_uuid
 from pluggableflow.testing.abilities import ConnectionKit
-from pluggableflow.testing.records import LONG, at_once, atom_record, claimed, saved_flow
+from pluggableflow.testing.records import FACTORY, LONG, at_once, atom_record, claimed, new_book, saved_flow, scan
 
 
 class RaceTests(ConnectionKit):
@@ -51,6 +55,108 @@ class RaceTests(ConnectionKit):
         for flow in flows:
             names = [atom.name for atom in connection.get_atoms_for_flow(flow.uuid)][2:]
             assert names == [f"atom{step}" for step in range(25)]
+
+    def test_threads_that_scan_take_each_flow_once(self, connection: Connection) -> None:
+        flows = [saved_flow(connection, f"flow{number}", factory=FACTORY).uuid for number in range(40)]
+        taken = at_once(8, lambda _number: scan(connection))
+        assert sorted(itertools.chain(*taken)) == sorted(flows)
+        assert {flow.epoch for flow in connection.find_flows()} == {1}
+
+    def test_of_many_threads_that_evict_one_holder_one_wins(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        claimed(connection, flow)
+
+        def evict(_number: int) -> Claim | None:
+            try:
+                return claimed(connection, flow, evict_epoch=1)
+            except FlowOwned:
+                return None
+
+        (winner,) = [claim for claim in at_once(8, evict) if claim is not None]
+        assert winner.lease.epoch == 2
+        assert connection.commit(winner.lease, 0, Changes()) == 1
+
+    def test_requests_of_many_threads_are_all_numbered(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        requests = at_once(8, lambda number: connection.request(flow.uuid, SUSPEND, f"thread {number}"))
+        assert sorted(request.sequence for request in requests) == list(range(1, 9))
+        last = max(requests, key=lambda request: request.sequence)
+        assert claimed(connection, flow).request == last
+
+    def test_no_request_is_lost_and_no_commit_is_refused_while_they_race(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        claim = claimed(connection, flow)
+        count = 40
+
+        def work(number: int) -> int:
+            if number == 0:
+                return [connection.request(flow.uuid, SUSPEND, "operator").sequence for _ in range(count)][-1]
+            revision = handled = 0
+            while handled < count:
+                pending = connection.renew(claim.lease, LONG).request
+                if pending is not None:
+                    assert pending.sequence > handled
+                    handled = pending.sequence
+                    changes = Changes(flow={"request_handled": handled})
+                    revision = connection.commit(claim.lease, revision, changes)
+            return revision
+
+        asked, revision = at_once(2, work)
+        assert asked == count and connection.renew(claim.lease, LONG).request is None
+        assert connection.get_flow_details(flow.uuid, lazy=True).revision == revision
+
+    def test_a_reader_sees_whole_commits_only(self, connection: Connection) -> None:
+        flow = saved_flow(connection)
+        task, retry = flow
+        claim = claimed(connection, flow)
+
+        def work(number: int) -> None:
+            if number == 0:
+                for revision in range(60):
+                    results = codec.dumps(revision + 1)
+                    changed: dict[str, Record] = {
+                        task.uuid: {"results": results},
+                        retry.uuid: {"attempt": revision + 1},
+                    }
+                    added = [atom_record(flow, f"{revision} {half}") for half in "ab"]
+                    connection.commit(claim.lease, revision, Changes({"priority": revision + 1}, added, changed))
+                return
+            revision = 0
+            while revision < 60:
+                found = connection.get_flow_details(flow.uuid)
+                first, second, *others = found
+                assert found.revision >= revision
+                revision = found.revision
+                assert (found.priority, first.results or 0, second.attempt) == (revision,) * 3
+                assert [atom.name for atom in others] == [f"{n} {half}" for n in range(revision) for half in "ab"]
+
+        at_once(3, work)
+
+    def test_a_book_is_destroyed_by_one_of_many_and_a_claim_beside_it_is_whole(self, connection: Connection) -> None:
+        for _ in range(5):
+            book = new_book("flow")
+            connection.save_logbook(book)
+
+            def work(number: int, book: LogBook = book) -> str:
+                (flow,) = book
+                try:
+                    if number:
+                        connection.destroy_logbook(book.uuid)
+                        return "destroyed"
+                    connection.commit(claimed(connection, flow).lease, 0, Changes(added=[atom_record(flow, "new")]))
+                    return "committed"
+                except (NotFound, FlowOwned, LeaseLost) as error:
+                    return type(error).__name__
+
+            outcomes = at_once(4, work)
+            if "committed" in outcomes:
+                assert "destroyed" not in outcomes
+                (flow,) = connection.get_logbook(book.uuid)
+                assert [atom.name for atom in flow] == ["task", "retry", "new"]
+            else:
+                assert outcomes.count("destroyed") == 1
+                with pytest.raises(NotFound):
+                    connection.get_logbook(book.uuid)
 
 
 def _try_claim(connection: Connection, flow_uuid: str | None, _number: int) -> Lease | None:
