@@ -9,9 +9,9 @@ from typing import Any
 
 from bson import encode
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
-from pluggableflow.exceptions import FlowOwned, NotFound, StorageFailure
+from pluggableflow.exceptions import FlowOwned, NotFound, PluggableFlowError, StorageFailure
 from pluggableflow.middleware import FlowDetail, LogBook, Record, new_uuid
 from pluggableflow_mongodb.client import ATTEMPTS, Document, Store, pause
 from pluggableflow_mongodb.commits import refuse_duplicates, refuse_if_too_large
@@ -28,14 +28,13 @@ from pluggableflow_mongodb.flows import (
     snapshot,
     with_now,
 )
-from pluggableflow_mongodb.journal import atom_document, entry, insert
+from pluggableflow_mongodb.journal import DUPLICATE_KEY, atom_document, entry, insert
 from pluggableflow_mongodb.operations import (
     DESTROY,
     SAVE,
-    collect,
-    finish,
     is_visible_book,
     settle,
+    tidy,
     unmark,
     visible,
     visible_flow,
@@ -117,21 +116,25 @@ def save_book(store: Store, book: LogBook, flows: list[tuple[FlowDetail, Record,
     record = book.to_record()
     refuse_if_too_large([record])
     for attempt in range(OPERATION_ATTEMPTS):
-        known = _known_flows(store, [detail.uuid for detail, _flow, _atoms in flows])
-        fresh = [each for each in flows if each[0].uuid not in known]
-        for _detail, flow, atoms in fresh:
-            refuse_duplicates(str(flow["uuid"]), {}, atoms)
-            refuse_if_too_large([flow, *atoms])
         op = SAVE + new_uuid()
         try:
             opened = store.repeated(partial(_open, store, record, op))
         except DuplicateKeyError:
-            finish(store, book.uuid)  # a book of this uuid was destroyed, but not yet deleted
+            tidy(store, book.uuid)  # a book of this uuid was destroyed, but not yet deleted
             continue
         now = microseconds(opened["touched"])
-        stored = None
-        if _write_hidden(store, book.uuid, op, now, fresh):
-            stored = store.repeated(partial(_decide_save, store, record, op))
+        try:
+            # Only now: that a flow exists holds until the decision, since destroying it would be one against this.
+            known = _known_flows(store, [detail.uuid for detail, _flow, _atoms in flows])
+            fresh = [each for each in flows if each[0].uuid not in known]
+            for _detail, flow, atoms in fresh:
+                refuse_duplicates(str(flow["uuid"]), {}, atoms)
+                refuse_if_too_large([flow, *atoms])
+            written = _write_hidden(store, book.uuid, op, now, fresh)
+        except PluggableFlowError:
+            _abandon(store, book.uuid, op)
+            raise
+        stored = store.repeated(partial(_decide_save, store, record, op)) if written else None
         if stored is not None:
             book.created_at, book.updated_at = int(stored["created_at"]), int(stored["updated_at"])
             for detail, _flow, _atoms in fresh:
@@ -140,10 +143,14 @@ def save_book(store: Store, book: LogBook, flows: list[tuple[FlowDetail, Record,
                 unmark(store, {"_id": {"$in": [detail.uuid for detail, _, _ in fresh]}, "op": op})
                 _cross_off(store, book.uuid, op)
             return
-        store.books.update_one({"_id": book.uuid}, {"$pull": {"open": op}})
-        collect(store, book.uuid)
+        _abandon(store, book.uuid, op)
         pause(min(attempt, ATTEMPTS))
     raise StorageFailure(f"logbook {book.uuid} is being changed by others all the time; save it again")
+
+
+def _abandon(store: Store, book_uuid: str, op: str) -> None:
+    store.books.update_one({"_id": book_uuid}, {"$pull": {"open": op}})
+    tidy(store, book_uuid)
 
 
 def _known_flows(store: Store, uuids: list[str]) -> set[str]:
@@ -153,7 +160,7 @@ def _known_flows(store: Store, uuids: list[str]) -> set[str]:
     for document in documents:
         if document["_id"] not in known:
             store.books.update_one({"_id": document["parent_uuid"]}, {"$pull": {"open": document["op"]}})
-            collect(store, document["parent_uuid"])
+            tidy(store, document["parent_uuid"])
     return known
 
 
@@ -178,6 +185,7 @@ def _write_hidden(
     store: Store, book_uuid: str, op: str, now: int, flows: list[tuple[FlowDetail, Record, list[Record]]]
 ) -> bool:
     """Write new flows with their atoms so that nobody sees them yet. False if somebody else writes one of them."""
+    documents, separate = [], []
     for _detail, flow, records in flows:
         document = new_flow_document(flow, op, book_uuid, now)
         atoms = [
@@ -185,16 +193,29 @@ def _write_hidden(
         ]
         document["atoms"] = len(atoms)
         embedded = entry(int(flow["revision"] or 0), atoms)
-        if atoms and len(encode(embedded)) <= EMBEDDED_BYTES:
+        if len(encode(embedded)) > EMBEDDED_BYTES:
+            life, at = document["life"], embedded["at"]
+            separate += [{"_id": f"{life}/{atom['uuid']}", **atom, "at": at} for atom in atoms]
+        elif atoms:
             document |= {"journal": [embedded], "journaled": True}
-            atoms = []
-        try:
-            store.flows.insert_one(document)
-        except DuplicateKeyError:
-            if store.flows.count_documents({"_id": document["_id"], "life": document["life"]}) == 0:
-                return False
-        at, life = embedded["at"], document["life"]
-        insert(store, [{"_id": f"{life}/{atom['uuid']}", **atom, "at": at} for atom in atoms])
+        documents.append(document)
+    if documents and not _inserted(store, documents):
+        return False
+    insert(store, separate)
+    return True
+
+
+def _inserted(store: Store, documents: list[Document]) -> bool:
+    try:
+        store.flows.insert_many(documents, ordered=False)
+    except BulkWriteError as error:
+        if error.details["writeConcernErrors"] or any(
+            each["code"] != DUPLICATE_KEY for each in error.details["writeErrors"]
+        ):
+            raise
+        # They may be there because the driver sent this twice.
+        uuids, lives = ([document[key] for document in documents] for key in ("_id", "life"))
+        return store.flows.count_documents({"_id": {"$in": uuids}, "life": {"$in": lives}}) == len(documents)
     return True
 
 
@@ -241,7 +262,7 @@ def destroy_book(store: Store, book_uuid: str, force: bool) -> None:
             raise
         if decided:
             with contextlib.suppress(PyMongoError):  # nobody sees it any more
-                collect(store, book_uuid)
+                tidy(store, book_uuid)
             return
         _give_up(store, book_uuid, op)
         pause(min(attempt, ATTEMPTS))

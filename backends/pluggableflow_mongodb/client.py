@@ -43,6 +43,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 
 _DATABASE = "pluggableflow"
 _SERVER_SELECTION_MS = 10_000
+#: Sockets that are opened at the same time.
+_CONNECTING = 100
 #: Parameters that are the driver's. ``maxPoolSize`` is not among them: with a limit, a renewal could wait.
 _DRIVER_PARAMETERS = frozenset(
     {
@@ -131,7 +133,7 @@ class Store:
         """A database of a new client, whose pool has no limit, so that a renewal never waits for a socket."""
         url = str(self._url)
         try:
-            client: MongoClient[Any] = MongoClient(url, maxPoolSize=0)
+            client: MongoClient[Any] = MongoClient(url, maxPoolSize=0, maxConnecting=_CONNECTING)
         except (ConfigurationError, ValueError, TypeError) as error:
             raise OptionError(f"{shown(url)} cannot be used: {error}") from error
         except PyMongoError as error:
@@ -139,7 +141,7 @@ class Store:
         return client.get_default_database(_DATABASE)
 
     def _use(self, database: Database[Any]) -> None:
-        self._pid, self._database = os.getpid(), database
+        self._database = database
         concerns: Any = {
             "codec_options": CodecOptions(),
             "read_preference": ReadPreference.PRIMARY,
@@ -151,6 +153,7 @@ class Store:
         for name in ("books", "flows", "atoms", "version"):
             title = {"books": "logbooks"}.get(name, name)
             setattr(self, name, database.get_collection(f"{self._prefix}{title}", **concerns))
+        self._pid = os.getpid()  # last, since other threads go on when they see it
 
     def close(self) -> None:
         if self._url is not None and os.getpid() == self._pid:

@@ -274,13 +274,13 @@ class MongoDBConnection(Connection):
         """Let the index show the flows whose lease or time to sleep is over among those that can be taken."""
         past = {"runnable": True, "ready_at": {"$gt": 0}, "$expr": {"$lte": ["$ready_at", NOW_END]}}
         flows = self._store.flows
-        due = list(flows.find(past, {"op": 1}, hint=schema.SCAN_INDEX))
-        marked = [flow["_id"] for flow in due if flow.get("op") is not None]
+        due = list(flows.find(past, {"op": 1, "parent_uuid": 1}, hint=schema.SCAN_INDEX))
+        marked = {flow["parent_uuid"] for flow in due if flow.get("op") is not None}
         if marked:
             operations.sweep(self._store)
-            for flow_uuid in marked:
-                operations.settle(self._store, flow_uuid, decide=False)
-        if len(due) > len(marked):
+            for book_uuid in marked:
+                operations.tidy(self._store, book_uuid)
+        if any(flow.get("op") is None for flow in due):
             flows.update_many({**past, "op": None}, [{"$set": {"ready_at": READY_AT}}], hint=schema.SCAN_INDEX)
 
     def renew(self, lease: Lease, lease_seconds: float) -> Renewal:

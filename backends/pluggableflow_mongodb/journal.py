@@ -12,7 +12,7 @@ from pymongo.errors import BulkWriteError
 from pluggableflow.middleware import ATOM_COLUMNS, INTEGER_COLUMNS, AtomDetail, Record
 from pluggableflow_mongodb.client import Document, Store
 
-_DUPLICATE_KEY = 11000
+DUPLICATE_KEY = 11000
 #: Positions of the atoms that one revision of a flow adds lie between it and the next one.
 _POSITIONS_BITS = 24
 _DEFAULTS: Record = {
@@ -103,7 +103,7 @@ def insert(store: Store, documents: Sequence[Document]) -> set[str]:
         store.atoms.bulk_write([InsertOne(document) for document in documents], ordered=False)
     except BulkWriteError as error:
         faults = error.details["writeErrors"]
-        if error.details["writeConcernErrors"] or any(fault["code"] != _DUPLICATE_KEY for fault in faults):
+        if error.details["writeConcernErrors"] or any(fault["code"] != DUPLICATE_KEY for fault in faults):
             raise
         fresh -= {documents[fault["index"]]["uuid"] for fault in faults}
     return fresh

@@ -22,6 +22,7 @@ GONE = "gone:"
 
 #: Undecided operations younger than this are left to their authors by a sweep.
 ABANDONED_MS = 60_000
+DELETED_AT_ONCE = 200
 
 
 def is_visible_book(book: Document | None) -> bool:
@@ -66,10 +67,9 @@ def visible_flow(store: Store, flow_uuid: str, projection: Any = None) -> Docume
     return document
 
 
-def settle(store: Store, flow_uuid: str, decide: bool = True) -> bool:
-    """Take the mark off a flow that is to be written.
+def settle(store: Store, flow_uuid: str) -> bool:
+    """Take the mark off a flow that is to be written, deciding against what would destroy it.
 
-    :param decide: against an operation that would destroy it; else that is left to its author
     :returns: whether there is such a flow for readers
     """
     while True:
@@ -86,10 +86,7 @@ def settle(store: Store, flow_uuid: str, decide: bool = True) -> bool:
             return False
         if op.startswith(DESTROY):
             gave_up = {"$pull": {"open": op}}
-            undecided = book is not None and op in book["open"]
-            if undecided and not decide:
-                return True
-            if book is not None and undecided and not _decided(store, book["_id"], op, gave_up):
+            if book is not None and op in book["open"] and not _decided(store, book["_id"], op, gave_up):
                 continue
         unmark(store, {"_id": flow_uuid, "op": op})
 
@@ -102,37 +99,40 @@ def unmark(store: Store, condition: Document) -> None:
     store.flows.update_many(condition, [{"$set": {"ready_at": READY_AT}}, {"$unset": "op"}])
 
 
-def collect(store: Store, book_uuid: str) -> None:
-    """Delete what no reader sees of a book. May be called late, and by several at once.
+def tidy(store: Store, book_uuid: str) -> None:
+    """Do what decided operations of a book have left undone: take off marks, delete. Several may do it at once, late.
 
-    The flows are listed before the book is read, so a verdict holds for good; and each is marked once more, on the
-    condition that its mark is still the one that was judged, before anything is deleted.
+    The flows are listed before the book is read, so a verdict holds for good; and one that nobody sees is marked once
+    more, on the condition that its mark is still the one that was judged, before anything is deleted.
     """
     marked = list(store.flows.find({"parent_uuid": book_uuid, "op": {"$exists": True}}, {"op": 1}))
     book = store.books.find_one({"_id": book_uuid})
-    for op in sorted({str(flow["op"]) for flow in marked}):
-        if op != GONE and (op in (book or {}).get("open", ()) or is_visible(op, book)):
-            continue
+    for op in sorted({str(flow["op"]) for flow in marked} - {GONE, *(book or {}).get("open", ())}):
         mine = {"_id": {"$in": [flow["_id"] for flow in marked if flow["op"] == op]}, "op": op}
-        store.flows.update_many(
-            mine, {"$set": {"op": GONE, "token": None, "lease_expires_at": None}, "$unset": {"runnable": ""}}
-        )
-    for flow in list(store.flows.find({"parent_uuid": book_uuid, "op": GONE}, {"life": 1})):
-        store.atoms.delete_many(of_life(flow["life"]))
-        store.flows.delete_one({"_id": flow["_id"], "life": flow["life"], "op": GONE})
-    if book is not None and book.get("destroyed"):
+        if is_visible(op, book):
+            unmark(store, mine)
+        else:
+            gone = {"op": GONE, "token": None, "lease_expires_at": None}
+            store.flows.update_many(mine, {"$set": gone, "$unset": {"runnable": ""}})
+    _delete_gone(store, book_uuid)
+    if book is None:
+        return
+    for op in book["saves"]:
+        unmark(store, {"parent_uuid": book_uuid, "op": op})
+        store.books.update_one({"_id": book_uuid}, {"$pull": {"saves": op}})
+    if book.get("destroyed"):
         store.books.delete_one({"_id": book_uuid, "destroyed": book["destroyed"]})
-    elif book is not None and book.get("hidden"):
+    elif book.get("hidden"):
         store.books.delete_one({"_id": book_uuid, "hidden": True, "open": []})
 
 
-def finish(store: Store, book_uuid: str) -> None:
-    """Do what the decided operations of a book have left undone: take off marks, delete."""
-    book = store.books.find_one({"_id": book_uuid})
-    for op in book["saves"] if book is not None else ():
-        unmark(store, {"parent_uuid": book_uuid, "op": op})
-        store.books.update_one({"_id": book_uuid}, {"$pull": {"saves": op}})
-    collect(store, book_uuid)
+def _delete_gone(store: Store, book_uuid: str) -> None:
+    gone = list(store.flows.find({"parent_uuid": book_uuid, "op": GONE}, {"life": 1}))
+    for start in range(0, len(gone), DELETED_AT_ONCE):
+        some = gone[start : start + DELETED_AT_ONCE]
+        lives = [flow["life"] for flow in some]
+        store.atoms.delete_many({"$or": [of_life(life) for life in lives]})
+        store.flows.delete_many({"_id": {"$in": [flow["_id"] for flow in some]}, "life": {"$in": lives}, "op": GONE})
 
 
 def sweep(store: Store) -> None:
@@ -140,6 +140,6 @@ def sweep(store: Store) -> None:
     old = {"$lt": ["$touched", {"$subtract": ["$$NOW", ABANDONED_MS]}]}
     for book in list(store.books.find({"unsettled": True, "$expr": old})):
         store.books.update_one({"_id": book["_id"], "touched": book["touched"]}, {"$set": {"open": []}})
-        finish(store, book["_id"])
+        tidy(store, book["_id"])
         settled = {"open": [], "saves": [], "destroyed": None, "hidden": None, "touched": book["touched"]}
         store.books.update_one({"_id": book["_id"], **settled}, {"$unset": {"unsettled": ""}})

@@ -343,3 +343,52 @@ def test_a_reader_that_a_commit_overtakes_sees_it_whole_or_not_at_all(
     assert detail.revision == detail.priority
     assert [atom.attempt for atom in detail] == [detail.priority] * 2 + [0] * (len(detail) - 2)
     assert len(detail) == 2 + (detail.priority if atoms == "more atoms" else 0)
+
+
+def test_a_save_thawed_after_it_was_given_up_saves_everything(store: Connection, store_url: str) -> None:
+    def prepare() -> tuple[LogBook, LogBook]:
+        book, other = saved_book(store), LogBook("other")
+        for flow in new_book("three", "four"):
+            book.add(flow)
+            if flow.name == "three":
+                other.add(flow.copy())
+        return book, other
+
+    def act(connection: Connection, books_: tuple[LogBook, LogBook]) -> None:
+        connection.save_logbook(books_[0])
+
+    outcomes = set()
+    for (book, other), child in every_step(store_url, prepare, act):
+        store.save_logbook(other)  # has to decide against the other save, if that is undecided, to get the flow
+        child.thaw()
+        assert isinstance(child.outcome(), int)
+        names = [sorted(flow.name for flow in store.get_logbook(each.uuid)) for each in (book, other)]
+        assert names in ([["four", "one", "three", "two"], []], [["four", "one", "two"], ["three"]])
+        assert [len(store.get_atoms_for_flow(flow.uuid)) for flow in book] == [2] * 4
+        outcomes.add(len(names[0]))
+    assert outcomes == {3, 4}
+
+
+def test_a_save_thawed_after_its_book_was_destroyed_saves_all_or_comes_before(
+    store: Connection, store_url: str
+) -> None:
+    def prepare() -> LogBook:
+        book = saved_book(store)
+        (three,) = new_book("three")
+        book.add(three)
+        return book
+
+    outcomes = set()
+    for book, child in every_step(store_url, prepare, lambda connection, book: connection.save_logbook(book)):
+        store.destroy_logbook(book.uuid)
+        child.thaw()
+        assert isinstance(child.outcome(), int)
+        listed = sorted(flow.name for flow in store.find_flows(limit=1000) if book.find(flow.uuid))
+        try:
+            names = sorted(flow.name for flow in store.get_logbook(book.uuid))
+        except NotFound:
+            names = []
+        assert names == listed
+        assert names in ([], ["one", "three", "two"])
+        outcomes.add(len(names))
+    assert outcomes == {0, 3}
