@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import Engine as SQLEngine
 from sqlalchemy import Select, make_url
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import ArgumentError, IntegrityError
 
 from pluggableflow import states as flow_states
 from pluggableflow.connection import (
@@ -33,6 +33,7 @@ from pluggableflow.exceptions import (
     LeaseLost,
     NotFound,
     OptionError,
+    PluginError,
     StorageFailure,
     ValueTooLarge,
 )
@@ -112,11 +113,19 @@ class SQLAlchemyConnection(Connection):
         memory, ``postgresql://user@host/database``, ``mariadb://user@host/database``.
 
         :raises OptionError: a parameter is unknown or has an impossible value
+        :raises PluginError: the driver is not installed
         """
         parsed = make_url(url)
         kind = _product(parsed.get_backend_name())
         rest, options = read_options(kind, parsed)
-        engine = kind.make_engine(rest)
+        where = parsed.render_as_string(hide_password=True)
+        try:
+            engine = kind.make_engine(rest)
+        except ModuleNotFoundError as error:
+            remedy = f"pip install 'pluggableflow[{kind.extra}]'"
+            raise PluginError(f"{where} needs {error.name}, which is not installed; {remedy}") from error
+        except (ArgumentError, ValueError) as error:
+            raise OptionError(f"{where} cannot be used: {error}") from error
         made = cls(engine, **options)
         made._to_dispose = engine
         return made

@@ -41,6 +41,7 @@ class Database(ABC):
 
     :cvar parameters: what may stand in a URL's query: our options with their allowed values (``None``: any)
     :cvar driver_parameters: parameters that are handed to the driver
+    :cvar extra: the extra of our distribution that installs the driver
     :cvar clock: the store's time as an expression, UTC microseconds
     :cvar claim_place: where a flow stands among those that a scan may claim, lowest first; NULL: it may not. There is
         an index of it, so a claim costs the same with many flows
@@ -50,6 +51,7 @@ class Database(ABC):
 
     parameters: ClassVar[Mapping[str, tuple[str, ...] | None]] = {"prefix": None}
     driver_parameters: ClassVar[frozenset[str]] = frozenset()
+    extra: ClassVar[str] = "all"
     clock: ClassVar[ColumnElement[int]]
     claim_place: ClassVar[ColumnElement[int]] = literal_column(f"({CLAIM_PLACE})", BigInteger())
     begin_read: ClassVar[tuple[str, ...]]

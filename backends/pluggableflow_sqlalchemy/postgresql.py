@@ -50,6 +50,7 @@ class PostgreSQL(Database):
             "tcp_user_timeout",
         }
     )  # fmt: skip
+    extra = "postgresql"
     clock = literal_column(_CLOCK, BigInteger())
     begin_read = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
     begin_write = ("BEGIN",)

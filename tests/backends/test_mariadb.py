@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -8,8 +9,16 @@ from urllib.parse import urlsplit
 
 import pymysql
 import pytest
+import servers
+import sqlalchemy
+from pluggableflow_sqlalchemy import SQLAlchemyConnection
 
+from pluggableflow import api, states
+from pluggableflow.connection import Changes
+from pluggableflow.exceptions import ForeignStore, OptionError, StorageFailure, ValueTooLarge
+from pluggableflow.middleware import FlowDetail, LogBook
 from pluggableflow.testing import ConnectionTests
+from pluggableflow.testing.records import FACTORY, LONG, atom_record, claimed, saved_flow, scan
 
 _prefixes = (f"t{number}_" for number in itertools.count())
 
@@ -87,3 +96,101 @@ class TestStatementsOfMySQL(MariaDBTests):
     @pytest.fixture(autouse=True)
     def statements(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("pluggableflow_sqlalchemy.mysql.MySQL._has_blocks", lambda self: False)
+
+
+def test_a_plain_url_is_opened_with_pymysql(mariadb_url: str) -> None:
+    for url in (mariadb_url, mariadb_url.replace("mysql", "mariadb", 1)):
+        with contextlib.closing(SQLAlchemyConnection.from_url(url)) as connection:
+            assert connection._database.engine.dialect.driver == "pymysql"
+
+
+@pytest.mark.parametrize("query", ["colour=red", "charset=latin1", "prefix=a-b", "connect_timeout=soon"])
+def test_a_wrong_parameter_is_refused_by_name(query: str) -> None:
+    with pytest.raises(OptionError, match="prefix|soon"):
+        SQLAlchemyConnection.from_url(f"mariadb://127.0.0.1/flows?{query}")
+
+
+def test_a_server_that_does_not_run_is_named_without_the_password(
+    mariadb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pluggableflow_sqlalchemy.database.ATTEMPTS", 2)
+    with pytest.raises(StorageFailure, match="somebody.*is it running") as failed:
+        api.connect(f"mysql://somebody:secret@127.0.0.1:{servers.free_port()}/flows")
+    assert "secret" not in str(failed.value) and failed.value.__cause__ is not None
+    with pytest.raises(StorageFailure, match="create the database"):
+        api.connect(mariadb_url.rpartition("/")[0] + "/missing")
+
+
+def test_a_store_that_was_never_upgraded_says_so(mariadb_url: str, prefix: str) -> None:
+    with contextlib.closing(SQLAlchemyConnection.from_url(f"{mariadb_url}?prefix={prefix}")) as connection:
+        for call in (connection.validate, connection.find_flows):
+            with pytest.raises(StorageFailure, match="pluggableflow upgrade"):
+                call()
+
+
+def test_a_database_of_a_newer_release_is_refused(mariadb_url: str, client: Any, prefix: str) -> None:
+    api.connect(f"{mariadb_url}?prefix={prefix}").close()
+    with client.cursor() as cursor:
+        cursor.execute(f"UPDATE {prefix}version SET version_num = '9999'")
+    with pytest.raises(ForeignStore, match="newer"):
+        api.connect(f"{mariadb_url}?prefix={prefix}")
+
+
+def test_an_upgrade_that_was_cut_short_is_finished(mariadb_url: str, client: Any, prefix: str) -> None:
+    api.connect(f"{mariadb_url}?prefix={prefix}").close()
+    with client.cursor() as cursor:  # as if it had died before the first version was noted
+        cursor.execute(f"DELETE FROM {prefix}version")
+        cursor.execute(f"DROP INDEX {prefix}flows_by_claim ON {prefix}flows")
+        cursor.execute(f"DROP TABLE {prefix}atoms")
+    with contextlib.closing(api.connect(f"{mariadb_url}?prefix={prefix}")) as connection:
+        connection.validate()
+        flow = saved_flow(connection, factory=FACTORY)
+        assert scan(connection) == [flow.uuid]
+
+
+def test_a_commit_is_at_most_what_the_server_takes(mariadb_url: str, client: Any, prefix: str) -> None:
+    with client.cursor() as cursor:
+        cursor.execute("SELECT @@max_allowed_packet AS bytes")
+        packet = cursor.fetchone()["bytes"]
+    with contextlib.closing(api.connect(f"{mariadb_url}?prefix={prefix}")) as connection:
+        largest = connection.largest_value_bytes
+        assert 2**20 <= largest < packet and connection.largest_commit_bytes < packet
+        flow = saved_flow(connection)
+        task, _retry = flow
+        claim = claimed(connection, flow)
+        text = '"' + "\\\\" * ((largest - 100) // 2) + '"'  # each character is escaped on its way
+        assert connection.commit(claim.lease, 0, Changes(changed={task.uuid: {"results": text}})) == 1
+        assert connection.get_atom_details(task.uuid).results == "\\" * ((largest - 100) // 2)
+        with pytest.raises(ValueTooLarge):
+            connection.commit(claim.lease, 1, Changes(changed={task.uuid: {"results": "x" * (largest + 1)}}))
+
+
+def test_an_engine_needs_no_flags_for_mariadb(mariadb_url: str, prefix: str) -> None:
+    engine = sqlalchemy.create_engine(
+        mariadb_url.replace("mysql", "mysql+pymysql"), pool_size=1, max_overflow=0, pool_timeout=0
+    )
+    with engine.connect(), contextlib.closing(SQLAlchemyConnection(engine, prefix=prefix)) as connection:
+        connection.upgrade()
+        flow = saved_flow(connection)
+        claim = claimed(connection, flow)
+        assert connection.commit(claim.lease, 0, Changes(added=[atom_record(flow, "\U0001f600")])) == 1
+        connection.renew(claim.lease, LONG)
+        assert [atom.name for atom in connection.get_atoms_for_flow(flow.uuid)][2:] == ["\U0001f600"]
+    engine.dispose()
+
+
+def test_a_claim_by_scan_reads_an_index_in_order(mariadb_url: str, client: Any, prefix: str) -> None:
+    with contextlib.closing(api.connect(f"{mariadb_url}?prefix={prefix}")) as connection:
+        assert isinstance(connection, SQLAlchemyConnection)
+        book = LogBook("book")
+        for number in range(3000):
+            flow = FlowDetail(f"flow{number}")
+            flow.factory, flow.state = FACTORY, states.SUCCESS if number % 2 else states.PENDING
+            book.add(flow)
+        connection.save_logbook(book)
+        query = str(connection._statements.next_runnable.compile(connection._database.engine))
+    with client.cursor() as cursor:
+        cursor.execute(f"ANALYZE TABLE {prefix}flows")
+        cursor.execute(f"EXPLAIN {query}", {"param_1": 1} if "%(param_1)s" in query else (1,))
+        (plan,) = cursor.fetchall()
+    assert plan["key"] == f"{prefix}flows_by_claim" and "filesort" not in plan["Extra"]
