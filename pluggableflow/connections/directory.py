@@ -370,8 +370,7 @@ class DirectoryConnection(Connection):
 
     def renew(self, lease: Lease, lease_seconds: float) -> Renewal:
         try:
-            # Not synced: after a loss of power there is no holder left.
-            with self._open.book_of(lease.flow_uuid), self._open.writing(lease.flow_uuid, sync=False) as folder:
+            with self._open.book_of(lease.flow_uuid), self._open.writing(lease.flow_uuid, renewing=True) as folder:
                 if folder.flow["token"] != lease.token:
                     raise LeaseLost(lease.flow_uuid)
                 now = _now()

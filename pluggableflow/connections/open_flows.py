@@ -15,8 +15,8 @@ from pluggableflow.connections.folders import Writer
 from pluggableflow.connections.journal import FlowGone
 from pluggableflow.connections.store_folder import StoreFolder
 
-#: Flows that are kept open between writes; each takes three descriptors.
-_OPEN_FLOWS = 64
+#: Folders that are kept open between writes; each takes three descriptors.
+_OPEN_FOLDERS = 80
 
 
 class OpenFlows:
@@ -27,7 +27,7 @@ class OpenFlows:
 
     def __init__(self, store: StoreFolder, writer: Writer, fold_bytes: int) -> None:
         self._store, self._writer, self.fold_bytes = store, writer, fold_bytes
-        self._open: OrderedDict[str, FlowFolder] = OrderedDict()
+        self._open: OrderedDict[tuple[str, bool], FlowFolder] = OrderedDict()
         self._lock, self._pid = threading.Lock(), os.getpid()
 
     def clear(self) -> None:
@@ -41,48 +41,53 @@ class OpenFlows:
         with self._lock:
             yield
 
-    def _folder(self, flow_uuid: str) -> FlowFolder:
+    def _folder(self, flow_uuid: str, apart: bool) -> FlowFolder:
+        key = flow_uuid, apart
         with self._turn():
-            folder = self._open.get(flow_uuid)
+            folder = self._open.get(key)
             if folder is not None:
-                self._open.move_to_end(flow_uuid)
+                self._open.move_to_end(key)
                 return folder
         path = self._store.found_flow(flow_uuid)
         with self._turn():
-            folder = self._open.setdefault(flow_uuid, FlowFolder(path, flow_uuid, self._writer))
-            while len(self._open) > _OPEN_FLOWS:
+            folder = self._open.setdefault(key, FlowFolder(path, flow_uuid, self._writer))
+            while len(self._open) > _OPEN_FOLDERS:
                 self._open.popitem(last=False)  # closed when nobody uses it any more
             return folder
 
-    def forget(self, flow_uuid: str, folder: FlowFolder | None = None) -> None:
-        """Close a flow; with ``folder``, only if it is that one."""
+    def forget(self, flow_uuid: str) -> None:
+        """Close a flow."""
         with self._turn():
-            if folder is None or self._open.get(flow_uuid) is folder:
-                self._open.pop(flow_uuid, None)
+            for apart in (False, True):
+                self._open.pop((flow_uuid, apart), None)
 
     @contextlib.contextmanager
     def writing(
-        self, flow_uuid: str, *, with_atoms: bool = False, sync: bool = True, patience_seconds: float | None = None
+        self,
+        flow_uuid: str,
+        *,
+        with_atoms: bool = False,
+        patience_seconds: float | None = None,
+        renewing: bool = False,
     ) -> Iterator[FlowFolder]:
         """Hold the lock of a flow to append to its journal; what was appended is on the disk afterwards.
 
+        :param renewing: do not wait for what another call of this process reads, and do not sync: a lease that was
+            extended before a loss of power has no holder after it
         :raises NotFound: there is no such flow
         :raises Busy: the lock was not free within ``patience_seconds``
         """
         with self._store.errors():
             while True:
-                folder = self._folder(flow_uuid)
-                entered = False
+                folder = self._folder(flow_uuid, apart=renewing)
                 to_sync: Callable[[], None] | None = None
                 try:
                     with folder.locked(with_atoms, patience_seconds):
-                        entered = True
                         yield folder
-                        if sync:
+                        if not renewing:
                             to_sync = folder.to_sync()
                 except FlowGone:
-                    self.forget(flow_uuid, folder)
-                    assert not entered
+                    self.forget(flow_uuid)
                     continue  # deleted, or made anew elsewhere: found_flow tells
                 if to_sync is not None:
                     to_sync()

@@ -287,11 +287,15 @@ def test_a_child_that_does_nothing_keeps_no_lock_of_its_parent(connection: Direc
     os.read(grandchild_is_up[0], 1)
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
-    connection.request(flow.uuid, SUSPEND, "operator")
-    saved_flow(connection, "another")
-    os.write(release[1], b".")
-    for descriptor in (*locked, *release, *grandchild_is_up):
-        os.close(descriptor)
+    try:
+        with connection._open.writing(flow.uuid, patience_seconds=LONG / 100):
+            pass
+        with folders.locked(connection.path, patience_seconds=LONG / 100):
+            pass
+    finally:
+        os.write(release[1], b".")
+        for descriptor in (*locked, *release, *grandchild_is_up):
+            os.close(descriptor)
 
 
 def test_a_book_is_not_destroyed_while_a_claim_of_its_flow_is_written(
@@ -366,3 +370,12 @@ def test_a_search_reads_only_what_changed(connection: DirectoryConnection, monke
     connection.request(flows[3].uuid, SUSPEND, "operator")
     assert [flow.uuid for flow in connection.find_flows() if flow.request] == [flows[3].uuid]
     assert read == [flows[3].uuid]
+
+
+def test_a_renewal_does_not_wait_for_a_commit_that_reads_a_long_flow(connection: DirectoryConnection) -> None:
+    flow = saved_flow(connection)
+    claim = claimed(connection, flow)
+    with connection._open._folder(flow.uuid, apart=False)._turn:
+        renewal = connection.renew(claim.lease, 2 * LONG)
+    assert connection.get_flow_details(flow.uuid).lease_expires_at == renewal.expires_at
+    assert connection.commit(claim.lease, 0, Changes(flow={"state": states.RUNNING})) == 1
