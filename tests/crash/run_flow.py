@@ -30,7 +30,7 @@ def main(folder: str, url: str, name: str, uuid: str, engine: str, when: str = "
             os.kill(os.getpid(), signal.SIGKILL)
         return revision
 
-    connection.commit = commit  # type: ignore[method-assign]
+    connection.commit = commit  # type: ignore[method-assign, assignment]
     loaded = api.load(connection, flows.FLOWS[name](), connection.get_flow_details(uuid), engine=engine)
     error = None
     try:
