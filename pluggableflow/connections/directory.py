@@ -34,7 +34,6 @@ from pluggableflow.exceptions import (
     LeaseLost,
     NotFound,
     OptionError,
-    StorageFailure,
     ValueTooLarge,
 )
 from pluggableflow.middleware import FLOW_OWNERSHIP_COLUMNS, AtomDetail, FlowDetail, LogBook, Record
@@ -121,8 +120,6 @@ class DirectoryConnection(Connection):
     def save_logbook(self, book: LogBook) -> None:
         record = book.to_record()
         flows = {detail.uuid: (detail.to_record(), [atom.to_record() for atom in detail]) for detail in book}
-        for uuid, (_flow, atoms) in flows.items():
-            _check_names(uuid, atoms)
         with self._store.errors():
             stored, created = self._store.save(record, flows, _now())
         book.created_at, book.updated_at = stored["created_at"], stored["updated_at"]  # type: ignore[assignment]
@@ -246,6 +243,7 @@ class DirectoryConnection(Connection):
         """The flow that an atom belongs to, with its atoms, and the flow's uuid.
 
         :raises NotFound: there is no such atom
+        :raises DamagedRecord: it stands in files that cannot be read
         """
         known = self._flow_of.get(atom_uuid)
         if known is not None:
@@ -253,15 +251,21 @@ class DirectoryConnection(Connection):
                 stored = self._read(known, with_atoms=True)
                 if atom_uuid in stored.atoms:
                     return stored, known
+        damage = None
         for flow_uuid, path in self._store.flows_that_mention(atom_uuid):
-            with contextlib.suppress(FlowGone, DamagedRecord):
+            try:
                 stored = read_flow(path, flow_uuid, with_atoms=True)
+            except FlowGone:
+                continue
+            except DamagedRecord as error:
+                damage = error
+            else:
                 if atom_uuid in stored.atoms:
                     if len(self._flow_of) >= _KNOWN_ATOMS:
                         self._flow_of.clear()
                     self._flow_of[atom_uuid] = flow_uuid
                     return stored, flow_uuid
-        raise NotFound(f"there is no atom {atom_uuid}")
+        raise damage or NotFound(f"there is no atom {atom_uuid}")
 
     def get_atoms_for_flow(self, flow_uuid: str) -> list[AtomDetail]:
         with self._store.errors():
@@ -430,13 +434,6 @@ def _refuse_if_leased(flow: dict[str, Any]) -> None:
     left = (flow["lease_expires_at"] or 0) - _now()
     if flow["token"] is not None and left > 0:
         raise FlowOwned(flow["uuid"], flow["owner"], flow["epoch"], left / 1e6)
-
-
-def _check_names(flow_uuid: str, records: list[Record]) -> None:
-    names: dict[Any, Any] = {}
-    for record in records:
-        if names.setdefault(record["name"], record["uuid"]) != record["uuid"]:
-            raise StorageFailure(f"flow {flow_uuid} has an atom {record['name']!r} already")
 
 
 def _detail(stored: StoredFlow) -> FlowDetail:

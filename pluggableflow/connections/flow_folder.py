@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from pluggableflow.connections import folders
@@ -18,6 +18,7 @@ from pluggableflow.connections.journal import (
     UNREADABLE,
     FlowGone,
     apply,
+    check_names,
     damaged,
     gone,
     is_ours,
@@ -27,7 +28,7 @@ from pluggableflow.connections.journal import (
     to_line,
     write_files,
 )
-from pluggableflow.exceptions import DamagedRecord, StorageFailure
+from pluggableflow.exceptions import DamagedRecord
 from pluggableflow.middleware.records import Record, new_uuid
 
 _LOG = logging.getLogger(__name__)
@@ -145,8 +146,9 @@ class FlowFolder:
         assert self.atom_names is not None
         for record in records:
             uuid, name = str(record["uuid"]), str(record["name"])
-            if uuid in self.atom_names:
-                self._uuids.pop(self.atom_names[uuid], None)
+            before = self.atom_names.get(uuid)
+            if before is not None and self._uuids.get(before) == uuid:
+                del self._uuids[before]
             self.atom_names[uuid], self._uuids[name] = name, uuid
 
     def _is_in_place(self) -> bool:
@@ -181,16 +183,12 @@ class FlowFolder:
             ]
             self._name(renamed)
 
-    def check_names(self, records: Iterable[Record]) -> None:
+    def check_names(self, records: Collection[Record]) -> None:
         """Refuse a name that the flow would have twice.
 
         :raises StorageFailure: names it
         """
-        new: dict[str, str] = {}
-        for record in records:
-            name, uuid = str(record["name"]), str(record["uuid"])
-            if self._uuids.get(name, uuid) != uuid or new.setdefault(name, uuid) != uuid:
-                raise StorageFailure(f"flow {self.uuid} has an atom {name!r} already")
+        check_names(self.uuid, records, self._uuids)
 
     def append(self, change: dict[str, Any], body: bytes) -> None:
         """Write one line.

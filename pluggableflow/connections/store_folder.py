@@ -28,6 +28,7 @@ from pluggableflow.connections.journal import (
     UNREADABLE,
     FlowGone,
     check,
+    check_names,
     content,
     is_ours,
     read_flow,
@@ -215,6 +216,8 @@ class StoreFolder:
         while True:
             before = self._before_save(uuid, flows)
             stored, present, new = before
+            for each in new:
+                check_names(each, flows[each][1], {})
             after: Record = {**(stored or {**book, "created_at": now}), "meta": book["meta"], "updated_at": now}
             with folders.workshop(self.path) as work:
                 for each in new:
