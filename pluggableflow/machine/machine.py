@@ -106,14 +106,16 @@ class Machine(Resuming):
                 if self._may_begin(question.target) and not self.stuck:
                     return question
             elif isinstance(question, ExecuteRetry):
-                restarted = self.state[question.retry] == states.RUNNING and not self._blocked(question.retry)
-                if restarted or self._may_begin(question.retry):
-                    if self.stuck:
-                        continue
-                    if self.state[question.retry] == states.PENDING:
-                        self.attempt[question.retry] += 1
-                        self._set(question.retry, states.RUNNING)
-                    return question
+                retry = question.retry
+                if self.stuck:
+                    continue
+                if retry in self._restartable and retry not in self.timers:
+                    self._restart(retry)
+                elif not self._may_begin(retry):
+                    continue
+                self.attempt[retry] += 1
+                self._set(retry, states.RUNNING)
+                return question
             elif isinstance(question, RevertRetry) or self._matters(question):
                 return question
         return None

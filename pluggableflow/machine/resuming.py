@@ -54,7 +54,7 @@ class Resuming(Undoing):
             if self.state[node] == states.RUNNING and self.plan.kinds[node] == TASK:
                 self._push(node)
             elif self._reach(node):
-                self._spread(node)
+                self._spread(self._passed(node))
         for node in undecided:
             self._resolve(node)
         self.wake(now)
@@ -109,13 +109,13 @@ class Resuming(Undoing):
         for node in sorted(restored):
             intention = self.intention.get(node)
             if kinds[node] == RETRY and not self._covered(node, decisions):
-                if self.state[node] == states.RETRYING or intention == states.RETRY:
+                if intention == states.REVERT:
+                    decisions[node] = Decision.REVERT
+                elif self.state[node] == states.RETRYING or intention == states.RETRY:
                     decisions[node] = Decision.RETRY
                     not_before = restored[node].not_before
                     if not_before is not None:
                         self.timers[node] = not_before
-                elif intention == states.REVERT:
-                    decisions[node] = Decision.REVERT
         undecided = []
         for node in sorted(restored):
             if node in decisions or self._covered(node, decisions):

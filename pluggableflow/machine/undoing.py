@@ -42,7 +42,7 @@ class Undoing(Forward):
         for retry in [retry for retry, due in self.timers.items() if due <= now]:
             del self.timers[retry]
             if retry in self._restartable:
-                self._restart(retry)
+                self._questions.append(ExecuteRetry(retry))
 
     # -- failures -------------------------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class Undoing(Forward):
         if node == scope and self._undoing[scope] is Decision.RETRY:
             self._restartable[node] = None
             if node not in self.timers:
-                self._restart(node)
+                self._questions.append(ExecuteRetry(node))
         elif self.state[node] in (states.SUCCESS, states.FAILURE, states.RETRYING, states.REVERTING, states.RUNNING):
             # RUNNING here: it was running when its process died, and what it did may have to be undone. It runs
             # again first, so that its revert gets its result.
@@ -177,9 +177,10 @@ class Undoing(Forward):
                         self._maybe_revert(each)
 
     def _restart(self, retry: int) -> None:
-        """The scope of a retry has been undone and its delay is over: begin its next attempt."""
-        if self.stuck:
-            return
+        """The next attempt of a retry begins, whose scope has been undone and whose delay is over.
+
+        Only now, when the retry is asked: a failure that is answered before may undo what is around it.
+        """
         del self._restartable[retry]
         del self._undoing[retry]
         self.intention.pop(retry, None)
@@ -194,6 +195,3 @@ class Undoing(Forward):
             elif node != retry and self.state[node] != states.PENDING:
                 self._set(node, states.PENDING)
         self._waiting[retry] = 0
-        self.attempt[retry] += 1
-        self._set(retry, states.RUNNING)
-        self._questions.append(ExecuteRetry(retry))

@@ -22,7 +22,7 @@ import pytest
 import reference as ref
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from reference_flow import Flow, Task
+from reference_flow import Flow, Link, Retry, Task
 from strategies import build, flows, store_of, text_of, texts
 
 from pluggableflow import api, states
@@ -302,3 +302,29 @@ def test_the_same_holds_of_the_parallel_engine_with_threads(
 ) -> None:
     executor = ThreadsExecutor(max_workers)
     run(script, options, crashes, engine="parallel", executor=executor, prefetch=prefetch)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_retry_that_was_about_to_try_again_can_be_undone_by_the_one_around_it(seed: int) -> None:
+    again = (("RETRY",),)
+    inner = Flow("inner", "linear", (Task("fails", (True,)),), Retry("of inner", decisions=again))
+    script = Flow("outer", "unordered", (Task("a"), Task("b", (True,)), inner), Retry("of outer", decisions=again))
+    executor = Shuffling(2, random.Random(seed))
+    run(script, {"defer_reverts": False, "never_resolve": False}, engine="parallel", executor=executor, prefetch=3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_flow_without_atoms_that_is_ignored_is_passed_after_a_crash(seed: int) -> None:
+    behind = Flow("behind", "graph", (), Retry("of behind"))
+    items = (Task("no"), Flow("yes", "linear", (Task("inside"),)), Task("ignored"), Flow("empty", "graph"), behind)
+    links = (
+        Link("no", "ignored", (False,), None),
+        Link("ignored", "empty", (), None),
+        Link("yes", "behind", (True,), None),
+    )
+    script = Flow("outer", "graph", items, None, links)
+    executor = Shuffling(2, random.Random(seed))
+    options = {"defer_reverts": False, "never_resolve": False}
+    run(script, options, [(1, False), (1, False)], engine="parallel", executor=executor, prefetch=0)

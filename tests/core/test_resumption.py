@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from pluggableflow import api, retry, states, task
 from pluggableflow.connections.memory import MemoryConnection
+from pluggableflow.exceptions import WrappedFailure
 from pluggableflow.flow import Flow
-from pluggableflow.patterns import graph_flow, linear_flow
+from pluggableflow.patterns import graph_flow, linear_flow, unordered_flow
 
 
 class Step(task.Task):
@@ -72,3 +74,42 @@ def test_a_retry_history_keeps_failures_without_their_tracebacks() -> None:
         assert [cause.traceback_str for cause in failures["fails"].causes] == [""]
         assert failures["fails"].causes[0].check(KeyError)
     assert "raise ValueError" in stored["fails"].failure.traceback_str
+
+
+def test_a_retry_that_took_its_RETRY_back_does_not_retry_after_a_resumption() -> None:
+    asked, attempts = threading.Event(), []
+
+    class Fails(task.Task):
+        def execute(self) -> None:
+            raise ValueError
+
+    class FailsLater(task.Task):
+        def execute(self) -> None:
+            asked.wait(60)
+            raise ValueError
+
+    class ThinksAgain(retry.Retry):
+        def execute(self, history: Any, **_: Any) -> None:
+            attempts.append(len(history) + 1)
+
+        def on_failure(self, history: Any, **_: Any) -> Any:
+            asked.set()
+            if len(history[-1][1]) == 1:
+                return retry.RETRY
+            engine.suspend()
+            return retry.REVERT
+
+    def build() -> Flow:
+        return unordered_flow.Flow("flow", ThinksAgain()).add(Fails("fails"), FailsLater("later"))
+
+    connection = MemoryConnection()
+    detail = api.create_flow_detail(build(), connection=connection)
+    engine = api.load(connection, build(), detail, engine="parallel", max_workers=2)
+    engine.run()
+    stored = connection.get_flow_details(detail.uuid)
+    assert stored.state == states.SUSPENDED
+    resumed = api.load(connection, build(), stored, engine="parallel", max_workers=2)
+    with pytest.raises(WrappedFailure):
+        resumed.run()
+    assert connection.get_flow_details(detail.uuid).state == states.REVERTED
+    assert attempts == [1]
