@@ -4,24 +4,25 @@
 **Keys.** All begin with the prefix (``pluggableflow_``). ``{...}`` is a hash tag: keys with the same tag are on the
 same server of a cluster. In a tag ``%`` and ``}`` are written ``%25`` and ``%7D``.
 
-===================  ======  ==========================================================================================
-``version``          string  form of the data, 1
-``flow:{F}``         hash    the columns of flow F, and the fields below
-``flow:{F}:atoms``   hash    ``A:column`` for each column of each atom A of F; ``A:position``: order of first writing
-``flow:{F}:names``   hash    name of an atom to its uuid
-``book:{B}``         hash    the columns of logbook B; ``destroying``: the operation that is about to destroy it
-``book:{B}:flows``   hash    its flows, each with its ``created_at``
-``atom:A``           string  the flow that has atom A
-``{index}:books``    zset    all books: ``created_at`` as 16 hexadecimal digits, then the uuid; all scores 0
-``{index}:flows``    zset    all flows, in the same way
-``{index}:ready``    zset    what a scan tries: 2^63 - 1 - ``priority`` and ``created_at`` as 16 hexadecimal digits
-                             each, the uuid, NUL, number of the entry; all scores 0: the first is to be tried first
-``{index}:waiting``  zset    entries that become ready at a time, which is the score
-``{index}:claims``   hash    token to the flow that a scan tries or holds with it
-``{index}:recent``   zset    flow, NUL, token, by the time of the claim: its holder may have written atoms that have no
-                             key ``atom:A`` yet
-``{index}:open``     hash    operation on a book that is under way: when it began, then what it does as JSON
-===================  ======  ==========================================================================================
+======================  ======  =====================================================================================
+``version``             string  form of the data, 1
+``flow:{F}``            hash    the columns of flow F, and the fields below
+``flow:{F}:atoms``      hash    ``A:column`` for each column of each atom A of F; ``A:position``: order of first writing
+``flow:{F}:names``      hash    name of an atom to its uuid
+``book:{B}``            hash    the columns of logbook B; ``destroying``: the operation that is about to destroy it
+``book:{B}:flows``      hash    its flows, each with its ``created_at``
+``book:{B}:destroyed``  string  the operation that has destroyed it, for an hour
+``atom:A``              string  the flow that has atom A
+``{index}:books``       zset    all books: ``created_at`` as 16 hexadecimal digits, then the uuid; all scores 0
+``{index}:flows``       zset    all flows, in the same way
+``{index}:ready``       zset    what a scan tries: 2^63 - 1 - ``priority`` and ``created_at`` as 16 hexadecimal digits
+                                each, the uuid, NUL, number of the entry; all scores 0: the first is to be tried first
+``{index}:waiting``     zset    entries that become ready at a time, which is the score
+``{index}:claims``      hash    token to the flow that a scan tries or holds with it
+``{index}:recent``      zset    flow, NUL, token, by the time of the claim: its holder may have written atoms that
+                                have no key ``atom:A`` yet
+``{index}:open``        hash    operation on a book that is under way: when it began, then what it does as JSON
+======================  ======  =====================================================================================
 
 Numbers are decimal, texts UTF-8, a column that is ``None`` has no field. Further fields of a flow: ``mark``
 (``save:OPERATION`` or ``destroy:OPERATION``), ``hint`` (number of its valid entry in ``ready`` or ``waiting``),

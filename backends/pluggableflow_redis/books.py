@@ -94,10 +94,10 @@ class Books:
         book.created_at, book.updated_at = int(answer[1]), int(answer[2])
         for detail in created:
             detail.created_at = detail.updated_at = time
-        self._client.run_many((lease_scripts.UNMARK, self._keys.flow(each.uuid), (mark,)) for each in created)
-        if new or book_member:
-            for detail in created:
+            # Somebody else who saves the same flow may have replaced what was not yet to be seen.
+            if int(self._client.run(lease_scripts.UNMARK, self._keys.flow(detail.uuid), (mark,))) == time:
                 del members[detail.uuid]
+        if new or book_member:
             superfluous = [book_member] if book_member and book.created_at != time else []
             self._index.close(operation, superfluous, members.values())
 
@@ -145,14 +145,12 @@ class Books:
     # -- destroy --------------------------------------------------------------------------------------------------
 
     def destroy(self, book_uuid: str, force: bool) -> None:
-        for attempt in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             operation = new_uuid()
             mark = f"destroy:{operation}".encode()
             keys = self._keys.book(book_uuid)
             answer = self._client.run(index_scripts.DESTROY, keys, (operation.encode(),))
             if answer[0] == b"none":
-                if attempt:  # the answer to our own last step was lost, or somebody else was faster
-                    return
                 raise NotFound(f"there is no logbook {book_uuid}")
             created_at = int(answer[1])
             flows = [uuid.decode("utf-8") for uuid in pairs(answer[2])]

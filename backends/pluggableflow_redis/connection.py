@@ -268,12 +268,17 @@ class RedisConnection(Connection):
         if created_before is not None:
             last = b"(%016x" % max(created_before, 0)
         found: list[FlowDetail] = []
-        for page in self._index.flows(first, last) if states is None or states else ():
-            created = {uuid: created_at for created_at, uuid in map(of_age, page)}
-            for uuid, answer in self._read(list(created), False):
-                detail = listed(uuid, pairs(answer[1]))
+        for page in self._index.flows(first, last, limit) if states is None or states else ():
+            members = [of_age(member) for member in page]
+            details = {
+                uuid: listed(uuid, pairs(answer[1]))
+                for uuid, answer in self._read(list(dict.fromkeys(uuid for _, uuid in members)), False)
+            }
+            for created_at, uuid in members:
+                detail = details.get(uuid)
                 if (
-                    detail.created_at == created[uuid]
+                    detail is not None
+                    and detail.created_at == created_at
                     and (states is None or detail.state in states)
                     and (name is None or detail.name == name)
                     and (owner is None or detail.owner == owner)

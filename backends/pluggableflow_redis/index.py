@@ -107,21 +107,22 @@ class Index:
 
     # -- flows and books, oldest first ----------------------------------------------------------------------------
 
-    def flows(self, first: bytes, last: bytes) -> Iterator[list[bytes]]:
-        """Members of all flows in pages, between two bounds of ZRANGEBYLEX."""
-        return self._pages(self._keys.flows, first, last)
+    def flows(self, first: bytes, last: bytes, count: int) -> Iterator[list[bytes]]:
+        """Members of all flows between two bounds of ZRANGEBYLEX, in pages of which the first has ``count``."""
+        return self._pages(self._keys.flows, first, last, count)
 
     def books(self) -> Iterator[list[bytes]]:
-        return self._pages(self._keys.books, b"-", b"+")
+        return self._pages(self._keys.books, b"-", b"+", _PAGE)
 
-    def _pages(self, key: bytes, first: bytes, last: bytes) -> Iterator[list[bytes]]:
+    def _pages(self, key: bytes, first: bytes, last: bytes, count: int) -> Iterator[list[bytes]]:
+        size = min(count, _PAGE)
         while True:
-            page: list[bytes] = self._client.command("ZRANGEBYLEX", key, first, last, "LIMIT", 0, _PAGE)
+            page: list[bytes] = self._client.command("ZRANGEBYLEX", key, first, last, "LIMIT", 0, size)
             if page:
                 yield page
-            if len(page) < _PAGE:
+            if len(page) < size:
                 return
-            first = b"(" + page[-1]
+            first, size = b"(" + page[-1], _PAGE
 
     # -- operations over several slots ----------------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ return 1
 """,
 )
 
-# -- books: KEYS are the book and its flows -----------------------------------------------------------------------
+# -- books: KEYS are those of Keys.book ----------------------------------------------------------------------------
 
 #: Answer: the time, the book's fields, its flows.
 READ_BOOK = Script(CLOCK, "return {int(clock()), redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}")
@@ -124,11 +124,18 @@ return {'ok', created_at, redis.call('HGETALL', KEYS[2])}
 """
 )
 
-#: operation, whether to go through with it. Answer: whether it was still wanted.
+#: operation, whether to go through with it. Answer: whether it has come to that end, also when asked again.
 END_DESTROY = Script(
     """
-if redis.call('HGET', KEYS[1], 'destroying') ~= ARGV[1] then return 0 end
-if ARGV[2] == '1' then redis.call('UNLINK', KEYS[1], KEYS[2]) else redis.call('HDEL', KEYS[1], 'destroying') end
+if redis.call('HGET', KEYS[1], 'destroying') ~= ARGV[1] then
+  return redis.call('GET', KEYS[3]) == ARGV[1] and 1 or 0
+end
+if ARGV[2] == '1' then
+  redis.call('UNLINK', KEYS[1], KEYS[2])
+  redis.call('SET', KEYS[3], ARGV[1], 'EX', 3600)
+else
+  redis.call('HDEL', KEYS[1], 'destroying')
+end
 return 1
 """
 )

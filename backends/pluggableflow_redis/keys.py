@@ -25,10 +25,10 @@ class Keys:
         own = self._flow + _tag(uuid)
         return own, own + b":atoms", own + b":names"
 
-    def book(self, uuid: str) -> tuple[bytes, bytes]:
-        """Its columns, and the flows that it has."""
+    def book(self, uuid: str) -> tuple[bytes, bytes, bytes]:
+        """Its columns, the flows that it has, and what has destroyed it."""
         own = self._book + _tag(uuid)
-        return own, own + b":flows"
+        return own, own + b":flows", own + b":destroyed"
 
     def atom(self, uuid: str) -> bytes:
         return self._atom + _bytes(uuid)
