@@ -20,6 +20,7 @@ from pluggableflow.middleware.records import new_uuid
 #: What begins with one of these is unfinished, or deleted, and may be removed by anybody who can lock it.
 NEW, TRASH = ".new-", ".trash-"
 _LONGEST_NAME = 150
+_PLAIN = re.compile(rf"[a-z0-9_-]{{1,{_LONGEST_NAME}}}")
 _RETRY_SECONDS = 0.001
 
 _lock_descriptors: set[int] = set()
@@ -49,7 +50,9 @@ def folder_name(identifier: str) -> str:
 
     All but small letters, digits, ``_`` and ``-`` is escaped, as some file systems take ``A`` for ``a``.
     """
-    name = "".join(character if re.match(r"[a-z0-9_-]", character) else _escaped(character) for character in identifier)
+    if _PLAIN.fullmatch(identifier):
+        return identifier
+    name = "".join(character if _PLAIN.fullmatch(character) else _escaped(character) for character in identifier)
     if len(name) > _LONGEST_NAME:
         digest = hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()
         return f"{name[: _LONGEST_NAME // 2]}%-{digest}"

@@ -271,9 +271,10 @@ class StoreFolder:
         path = self._flow_paths.get(flow_uuid)
         if path is not None and os.path.exists(os.path.join(path, HEAD)):
             return path
+        name = folders.folder_name(flow_uuid)
         for book_path in self.book_paths():
-            path = self.flow_path(book_path, flow_uuid)
-            if os.path.isdir(path) and flow_uuid in self.flows_of(book_path):
+            path = f"{book_path}/{name}"
+            if os.path.exists(path) and flow_uuid in self.flows_of(book_path):
                 self._flow_paths[flow_uuid] = path
                 return path
         self._flow_paths.pop(flow_uuid, None)
