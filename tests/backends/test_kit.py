@@ -20,10 +20,17 @@ def toy(**attributes: Any) -> type:
     return type("TestToy", (ConnectionTests,), attributes)
 
 
+def run(folder: Path, tests: str, *selected: str) -> str:
+    """The report of pytest on a file of tests."""
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "test_toy.py").write_text(tests)
+    command = [sys.executable, "-m", "pytest", "-rsfE", "-p", "no:cacheprovider", *selected]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout
+
+
 def run_toy(folder: Path, body: str, without: dict[str, str] | None = None, *selected: str) -> str:
     """The report of pytest on a class of tests for a store in memory."""
-    (folder / "pytest.ini").write_text("[pytest]\n")
-    (folder / "test_toy.py").write_text(
+    tests = (
         "import pytest\n"
         "from pluggableflow.connections.memory import MemoryConnection\n"
         "from pluggableflow.testing import ConnectionTests\n\n\n"
@@ -34,8 +41,7 @@ def run_toy(folder: Path, body: str, without: dict[str, str] | None = None, *sel
         "        return MemoryConnection()\n\n"
         f"{body}"
     )
-    command = [sys.executable, "-m", "pytest", "-rsfE", "-p", "no:cacheprovider", *selected]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout
+    return run(folder, tests, *selected)
 
 
 def test_a_test_of_the_kit_cannot_be_overridden() -> None:
@@ -124,5 +130,55 @@ def test_a_store_that_loses_a_write_is_found_out(tmp_path: Path) -> None:
         "                return super().commit(lease, revision, changes)\n\n"
         "        return Forgetful()\n"
     )
-    report = run_toy(tmp_path, connection)
+    report = run_toy(tmp_path, connection, None, "-k", "test_a_commit")
     assert "test_a_commit_writes_all_its_changes_and_nothing_else" in report
+
+
+UNFENCED = """
+import dataclasses
+import pytest
+from pluggableflow.connection import Changes
+from pluggableflow.exceptions import LeaseLost
+from pluggableflow.testing import ConnectionTests
+from pluggableflow_sqlalchemy import SQLAlchemyConnection
+
+fenced = SQLAlchemyConnection.commit
+
+
+def check_then_write(self, lease, revision, changes):
+    stored = self.get_flow_details(lease.flow_uuid, lazy=True)
+    if (stored.token, stored.revision) != (lease.token, revision):
+        raise LeaseLost(lease.flow_uuid)
+    stored = self.get_flow_details(lease.flow_uuid, lazy=True)
+    return fenced(self, dataclasses.replace(lease, token=stored.token), stored.revision, changes)
+
+
+def write_in_two_steps(self, lease, revision, changes):
+    if not changes.added or not changes.changed:
+        return fenced(self, lease, revision, changes)
+    revision = fenced(self, lease, revision, Changes(changes.flow, changes.added))
+    fenced(self, lease, revision, Changes(changed=changes.changed))
+    return revision
+
+
+class TestToy(ConnectionTests):
+    without = {"raw": "a toy", "frozen holder": "a file has one lock"}
+
+    @pytest.fixture
+    def url(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(SQLAlchemyConnection, "commit", COMMIT)
+        return f"sqlite:///{tmp_path}/flows.db"
+"""
+
+
+@pytest.mark.parametrize(
+    ("commit", "test"),
+    [
+        ("check_then_write", "test_a_holder_frozen_in_a_commit_writes_nothing_after_a_takeover"),
+        ("write_in_two_steps", "test_a_holder_killed_in_a_commit_leaves_all_or_nothing"),
+        ("write_in_two_steps", "test_a_reader_sees_whole_commits_only"),
+    ],
+)
+def test_a_commit_that_others_can_come_into_is_found_out(tmp_path: Path, commit: str, test: str) -> None:
+    report = run(tmp_path, UNFENCED.replace("COMMIT", commit), "-k", test)
+    assert f"FAILED test_toy.py::TestToy::{test}" in report, report
