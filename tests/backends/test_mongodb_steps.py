@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import itertools
 import os
@@ -392,3 +393,35 @@ def test_a_save_thawed_after_its_book_was_destroyed_saves_all_or_comes_before(
         assert names in ([], ["one", "three", "two"])
         outcomes.add(len(names))
     assert outcomes == {0, 3}
+
+
+@pytest.mark.parametrize("what", ["save", "destruction"])
+def test_what_an_operation_that_died_has_left_is_swept_by_an_upgrade_a_minute_later(
+    store: Connection, store_url: str, what: str
+) -> None:
+    def act(connection: Connection, book: LogBook) -> None:
+        if what == "save":
+            connection.save_logbook(book)
+        else:
+            connection.destroy_logbook(book.uuid, force=True)
+
+    def prepare() -> LogBook:
+        return new_book("one", "two") if what == "save" else saved_book(store)
+
+    with pymongo.MongoClient[Any](store_url) as client:
+        database = client.get_default_database()
+        collections = [database[f"pluggableflow_{kind}"] for kind in ("logbooks", "flows", "atoms")]
+        for book, child in every_step(store_url, prepare, act):
+            child.end()
+            collections[0].update_many({}, {"$set": {"touched": datetime.datetime(2020, 1, 1)}})
+            store.upgrade()
+            try:
+                found = store.get_logbook(book.uuid)
+                assert [len(flow) for flow in found] == [2, 2]
+                (stored,) = collections[0].find({"_id": book.uuid})
+                assert (stored["open"], stored["saves"], stored.get("unsettled")) == ([], [], None)
+                assert collections[1].count_documents({"op": {"$exists": True}}) == 0
+                store.destroy_logbook(book.uuid)
+            except NotFound:
+                pass
+            assert [collection.count_documents({}) for collection in collections] == [0, 0, 0]
