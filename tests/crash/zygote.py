@@ -51,6 +51,11 @@ class Zygote:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([function, *arguments]).encode() + b"\n")
 
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a child, unless it has ended: nobody else can have its number before that is noticed."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(["", pid, number]).encode() + b"\n")
+
     def message(self, seconds: float | None = None) -> dict[str, Any] | None:
         """The next message of this process or of a child; ``None`` if none comes within ``seconds``.
 
@@ -91,6 +96,7 @@ def _fork(function: str, arguments: list[Any], wakeup: tuple[int, int]) -> int:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for end in (*wakeup, sys.stdin.fileno()):
             os.close(end)
+        tell(started=os.getpid())
         module, _, name = function.partition(":")
         getattr(sys.modules[module], name)(*arguments)
         code = 0
@@ -133,8 +139,10 @@ def _main(modules: list[str]) -> None:
             *lines, text = (text + more).split(b"\n")
             for line in lines:
                 function, *arguments = json.loads(line)
-                children.add(pid := _fork(function, arguments, wakeup))
-                tell(started=pid)
+                if function:
+                    children.add(_fork(function, arguments, wakeup))
+                elif arguments[0] in children:
+                    os.kill(*arguments)
     for pid in children:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
