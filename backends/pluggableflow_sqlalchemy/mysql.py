@@ -24,8 +24,8 @@ ROLLED_BACK = frozenset({2002, 2003, 1040, 1213, 1020, 1205})
 #: PyMySQL tells with 0 that it was closed before.
 CUT_OFF = frozenset({0, 2006, 2013, 2055, 1053, 1927, 4031})
 _NO_TABLE = 1146
-#: Ours: the fence did not hold, or an atom is missing. MariaDB leaves the numbers from 45,000 on to its users.
-_REFUSED = 45001
+#: Ours: the fence did not hold, or an atom is missing. No server uses it, and PyMySQL reads numbers as 16 bits signed.
+_REFUSED = 31_999
 _ACCESS_DENIED = frozenset({1044, 1045, 1142, 1698})
 _CLOCK = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
 

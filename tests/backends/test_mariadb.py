@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,31 +24,51 @@ from pluggableflow.testing.records import FACTORY, LONG, atom_record, claimed, s
 _prefixes = (f"t{number}_" for number in itertools.count())
 
 
-@pytest.fixture
-def client(mariadb_url: str) -> Iterator[Any]:
-    parts = urlsplit(mariadb_url)
-    made = pymysql.connect(
-        host=parts.hostname,
-        port=parts.port or 3306,
-        user=parts.username,
-        password=parts.password or "",
-        database=parts.path[1:],
-        autocommit=True,
-        charset="utf8mb4",
-        cursorclass=pymysql.cursors.DictCursor,
-    )
-    with made:
-        yield made
+def run(url: str, statement: str, values: Any = None) -> list[dict[str, Any]]:
+    """The rows of a statement, over a connection of its own."""
+    parts = urlsplit(url)
+    with (
+        pymysql.connect(
+            host=parts.hostname,
+            port=parts.port or 3306,
+            user=parts.username,
+            password=parts.password or "",
+            database=parts.path[1:],
+            autocommit=True,
+            charset="utf8mb4",
+            cursorclass=pymysql.cursors.DictCursor,
+        ) as client,
+        client.cursor() as cursor,
+    ):
+        cursor.execute(statement, values)
+        return list(cursor.fetchall())
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.MariaDBServer]:
+    """A server that a test may kill."""
+    try:
+        server = servers.MariaDBServer(tmp_path_factory.mktemp("mariadb"))
+    except servers.ServerMissing as missing:
+        if os.environ.get("PLUGGABLEFLOW_REQUIRE_SERVERS") == "1":
+            raise
+        pytest.skip(str(missing))
+    yield server
+    server.stop()
 
 
 @pytest.fixture
-def prefix(client: Any) -> Iterator[str]:
+def address(mariadb_url: str) -> str:
+    return mariadb_url
+
+
+@pytest.fixture
+def prefix(address: str) -> Iterator[str]:
     """Names the tables of one test."""
     made = next(_prefixes)
     yield made
-    with client.cursor() as cursor:
-        for kind in ("atoms", "flows", "logbooks", "version"):
-            cursor.execute(f"DROP TABLE IF EXISTS {made}{kind}")
+    for kind in ("atoms", "flows", "logbooks", "version"):
+        run(address, f"DROP TABLE IF EXISTS {made}{kind}")
 
 
 class MariaDBTests(ConnectionTests):
@@ -57,37 +78,42 @@ class MariaDBTests(ConnectionTests):
     }
 
     @pytest.fixture
-    def url(self, mariadb_url: str, prefix: str) -> str:
-        return f"{mariadb_url}?prefix={prefix}"
+    def url(self, address: str, prefix: str) -> str:
+        return f"{address}?prefix={prefix}"
 
     @pytest.fixture
-    def raw(self, client: Any, prefix: str) -> Any:
+    def raw(self, address: str, prefix: str) -> Any:
         def read(kind: str, uuid: str) -> dict[str, Any] | None:
-            with client.cursor() as cursor:
-                cursor.execute(f"SELECT * FROM {prefix}{kind}s WHERE uuid = %s", (uuid,))
-                row: dict[str, Any] | None = cursor.fetchone()
-            return row
+            rows = run(address, f"SELECT * FROM {prefix}{kind}s WHERE uuid = %s", (uuid,))
+            return rows[0] if rows else None
 
         return read
 
     @pytest.fixture
-    def damage(self, client: Any, prefix: str) -> Any:
+    def damage(self, address: str, prefix: str) -> Any:
         def spoil(kind: str, uuid: str) -> None:
             column = "results" if kind == "atom" else "meta"
-            with client.cursor() as cursor:
-                cursor.execute(f"UPDATE {prefix}{kind}s SET {column} = '{{\"cut' WHERE uuid = %s", (uuid,))
+            run(address, f"UPDATE {prefix}{kind}s SET {column} = '{{\"cut' WHERE uuid = %s", (uuid,))
 
         return spoil
 
 
 class TestMariaDB(MariaDBTests):
-    pass
+    without = {"interrupt": "a commit is one statement: there is no middle at which the driver could fail"}
+
+    @pytest.fixture
+    def server(self, own_server: servers.MariaDBServer) -> servers.MariaDBServer:
+        return own_server
+
+    @pytest.fixture
+    def address(self, server: servers.MariaDBServer) -> str:
+        return server.url
 
 
 class TestSchemeOfMariaDB(MariaDBTests):
     @pytest.fixture
-    def url(self, mariadb_url: str, prefix: str) -> str:
-        return f"{mariadb_url.replace('mysql://', 'mariadb+pymysql://')}?prefix={prefix}"
+    def url(self, address: str, prefix: str) -> str:
+        return f"{address.replace('mysql://', 'mariadb+pymysql://')}?prefix={prefix}"
 
 
 class TestStatementsOfMySQL(MariaDBTests):
@@ -128,30 +154,27 @@ def test_a_store_that_was_never_upgraded_says_so(mariadb_url: str, prefix: str) 
                 call()
 
 
-def test_a_database_of_a_newer_release_is_refused(mariadb_url: str, client: Any, prefix: str) -> None:
+def test_a_database_of_a_newer_release_is_refused(mariadb_url: str, prefix: str) -> None:
     api.connect(f"{mariadb_url}?prefix={prefix}").close()
-    with client.cursor() as cursor:
-        cursor.execute(f"UPDATE {prefix}version SET version_num = '9999'")
+    run(mariadb_url, f"UPDATE {prefix}version SET version_num = '9999'")
     with pytest.raises(ForeignStore, match="newer"):
         api.connect(f"{mariadb_url}?prefix={prefix}")
 
 
-def test_an_upgrade_that_was_cut_short_is_finished(mariadb_url: str, client: Any, prefix: str) -> None:
+def test_an_upgrade_that_was_cut_short_is_finished(mariadb_url: str, prefix: str) -> None:
     api.connect(f"{mariadb_url}?prefix={prefix}").close()
-    with client.cursor() as cursor:  # as if it had died before the first version was noted
-        cursor.execute(f"DELETE FROM {prefix}version")
-        cursor.execute(f"DROP INDEX {prefix}flows_by_claim ON {prefix}flows")
-        cursor.execute(f"DROP TABLE {prefix}atoms")
+    # As if it had died before the first version was noted.
+    run(mariadb_url, f"DELETE FROM {prefix}version")
+    run(mariadb_url, f"DROP INDEX {prefix}flows_by_claim ON {prefix}flows")
+    run(mariadb_url, f"DROP TABLE {prefix}atoms")
     with contextlib.closing(api.connect(f"{mariadb_url}?prefix={prefix}")) as connection:
         connection.validate()
         flow = saved_flow(connection, factory=FACTORY)
         assert scan(connection) == [flow.uuid]
 
 
-def test_a_commit_is_at_most_what_the_server_takes(mariadb_url: str, client: Any, prefix: str) -> None:
-    with client.cursor() as cursor:
-        cursor.execute("SELECT @@max_allowed_packet AS bytes")
-        packet = cursor.fetchone()["bytes"]
+def test_a_commit_is_at_most_what_the_server_takes(mariadb_url: str, prefix: str) -> None:
+    packet = run(mariadb_url, "SELECT @@max_allowed_packet AS bytes")[0]["bytes"]
     with contextlib.closing(api.connect(f"{mariadb_url}?prefix={prefix}")) as connection:
         largest = connection.largest_value_bytes
         assert 2**20 <= largest < packet and connection.largest_commit_bytes < packet
@@ -179,7 +202,7 @@ def test_an_engine_needs_no_flags_for_mariadb(mariadb_url: str, prefix: str) -> 
     engine.dispose()
 
 
-def test_a_claim_by_scan_reads_an_index_in_order(mariadb_url: str, client: Any, prefix: str) -> None:
+def test_a_claim_by_scan_reads_an_index_in_order(mariadb_url: str, prefix: str) -> None:
     with contextlib.closing(api.connect(f"{mariadb_url}?prefix={prefix}")) as connection:
         assert isinstance(connection, SQLAlchemyConnection)
         book = LogBook("book")
@@ -189,8 +212,6 @@ def test_a_claim_by_scan_reads_an_index_in_order(mariadb_url: str, client: Any, 
             book.add(flow)
         connection.save_logbook(book)
         query = str(connection._statements.next_runnable.compile(connection._database.engine))
-    with client.cursor() as cursor:
-        cursor.execute(f"ANALYZE TABLE {prefix}flows")
-        cursor.execute(f"EXPLAIN {query}", {"param_1": 1} if "%(param_1)s" in query else (1,))
-        (plan,) = cursor.fetchall()
+    run(mariadb_url, f"ANALYZE TABLE {prefix}flows")
+    (plan,) = run(mariadb_url, f"EXPLAIN {query}", {"param_1": 1} if "%(param_1)s" in query else (1,))
     assert plan["key"] == f"{prefix}flows_by_claim" and "filesort" not in plan["Extra"]
