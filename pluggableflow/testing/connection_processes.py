@@ -245,13 +245,14 @@ class ProcessTests(ConnectionKit):
     def test_connections_that_were_closed_leave_nothing_open(
         self, connection: Connection, another: Callable[[], Connection]
     ) -> None:
+        flow = saved_flow(connection)
+
         def use() -> None:
             made = another()
-            flow = saved_flow(made)
-            claim = claimed(made, flow)
-            made.commit(claim.lease, 0, late_changes(flow))
-            made.renew(claim.lease, LONG)
-            assert len(made.get_flow_details(flow.uuid)) == 3
+            claim = claimed(made, flow, SHORT)
+            made.commit(claim.lease, claim.revision, Changes(flow={"state": states.RUNNING}))
+            made.renew(claim.lease, SHORT)
+            assert made.get_flow_details(flow.uuid).revision == claim.revision + 1
             made.close()
 
         use()  # what a library opens once and for all is open after this

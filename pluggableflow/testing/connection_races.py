@@ -5,6 +5,11 @@ from __future__ import annotations
 
 import functools
 import itertools
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
 
 import pytest
 
@@ -14,6 +19,9 @@ from pluggableflow.exceptions import FlowOwned, LeaseLost, NotFound
 from pluggableflow.middleware import LogBook, Record, new_uuid
 from pluggableflow.testing.abilities import ConnectionKit
 from pluggableflow.testing.records import FACTORY, LONG, at_once, atom_record, claimed, new_book, saved_flow, scan
+
+#: After this a call counts as hung.
+LIMIT_SECONDS = 60.0
 
 
 class RaceTests(ConnectionKit):
@@ -104,6 +112,37 @@ class RaceTests(ConnectionKit):
         asked, revision = at_once(2, work)
         assert asked == count and connection.renew(claim.lease, LONG).request is None
         assert connection.get_flow_details(flow.uuid, lazy=True).revision == revision
+
+    def test_renewing_waits_for_no_other_call_of_the_connection(self, connection: Connection) -> None:
+        self.needs("frozen holder")
+        flow, other = saved_flow(connection), saved_flow(connection, "other")
+        claim, mine = claimed(connection, flow), claimed(connection, other)
+        connection.commit(claim.lease, 0, Changes())  # so that what is opened once is open
+        connection.renew(mine.lease, LONG)
+        under_way, may_go_on = threading.Event(), threading.Event()
+
+        def stop_at_the_network(_frame: Any, event: str, function: Any) -> None:
+            if event == "c_call" and isinstance(getattr(function, "__self__", None), socket.socket):
+                sys.setprofile(None)
+                under_way.set()
+                may_go_on.wait()
+
+        def commit() -> int:
+            sys.setprofile(stop_at_the_network)
+            try:
+                return connection.commit(claim.lease, 1, Changes(added=[atom_record(flow, "added")]))
+            finally:
+                sys.setprofile(None)
+                under_way.set()
+
+        with ThreadPoolExecutor(2) as pool:
+            committing = pool.submit(commit)
+            under_way.wait()
+            renewing = [pool.submit(connection.renew, mine.lease, LONG)]
+            done, _waiting = wait(renewing, LIMIT_SECONDS)
+            may_go_on.set()
+            assert done, "it waited for a commit that waited for the network"
+            assert renewing[0].result().now > 0 and committing.result() == 2
 
     def test_a_reader_sees_whole_commits_only(self, connection: Connection) -> None:
         flow = saved_flow(connection)
