@@ -58,6 +58,8 @@ def hold(url: str, flow_uuid: str, late: Changes, seconds: float, at: int, numbe
     try:
         return count_steps(lambda: connection.commit(claim.lease, revision, late), at, number)
     except LeaseLost:
+        with pytest.raises(LeaseLost):
+            connection.renew(claim.lease, LONG)
         return "LeaseLost"
     finally:
         connection.close()
