@@ -92,7 +92,7 @@ class SQLAlchemyConnection(Connection):
         which gets its settings back after every use
     :param prefix: of all table names
     :param options: of the product: SQLite has ``synchronous``, "full" or "normal"
-    :raises OptionError: an option is unknown or has an impossible value, or the product is
+    :raises OptionError: an option is unknown or has an impossible value, or the product is not supported
     """
 
     durable = True
@@ -118,7 +118,7 @@ class SQLAlchemyConnection(Connection):
         parsed = make_url(url)
         kind = _product(parsed.get_backend_name())
         rest, options = read_options(kind, parsed)
-        where = parsed.render_as_string(hide_password=True)
+        where = parsed.set(query={}).render_as_string(hide_password=True)  # the query can hold one as well
         try:
             engine = kind.make_engine(rest)
         except ModuleNotFoundError as error:

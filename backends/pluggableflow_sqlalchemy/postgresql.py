@@ -39,7 +39,8 @@ class PostgreSQL(Database):
     """Writers lock the rows of the flows or the book that they touch.
 
     A commit is one statement, so no lock of it outlives a round trip. The other writes are short transactions; the
-    server ends one whose client has paused in it after ``LOCK_SECONDS``.
+    server ends one whose client has paused in it after ``LOCK_SECONDS``. Settings and prepared statements are the
+    session's, so PgBouncer must pool sessions.
     """
 
     driver_parameters = frozenset(
