@@ -19,7 +19,7 @@ from pluggableflow.connection import Changes
 from pluggableflow.exceptions import ForeignStore, OptionError, StorageFailure, ValueTooLarge
 from pluggableflow.middleware import FlowDetail, LogBook
 from pluggableflow.testing import ConnectionTests
-from pluggableflow.testing.records import FACTORY, LONG, atom_record, claimed, saved_flow, scan
+from pluggableflow.testing.records import FACTORY, LONG, at_once, atom_record, claimed, new_book, saved_flow, scan
 
 _prefixes = (f"t{number}_" for number in itertools.count())
 
@@ -215,3 +215,14 @@ def test_a_claim_by_scan_reads_an_index_in_order(mariadb_url: str, prefix: str) 
     run(mariadb_url, f"ANALYZE TABLE {prefix}flows")
     (plan,) = run(mariadb_url, f"EXPLAIN {query}", {"param_1": 1} if "%(param_1)s" in query else (1,))
     assert plan["key"] == f"{prefix}flows_by_claim" and "filesort" not in plan["Extra"]
+
+
+def test_of_threads_that_save_one_new_book_all_succeed(mariadb_url: str, prefix: str) -> None:
+    with contextlib.closing(api.connect(f"{mariadb_url}?prefix={prefix}")) as connection:
+        for _ in range(5):
+            book = new_book("one", "two")
+            at_once(6, lambda _, book=book: connection.save_logbook(book.copy()))  # type: ignore[misc]
+            stored = connection.get_logbook(book.uuid)
+            assert [(flow.uuid, len(flow)) for flow in stored] == [
+                (flow.uuid, 2) for flow in sorted(book, key=lambda flow: flow.uuid)
+            ]

@@ -22,7 +22,7 @@ from pluggableflow.connection import Changes, Connection
 from pluggableflow.exceptions import ForeignStore, NotFound, OptionError, PluginError, StorageFailure
 from pluggableflow.middleware import FlowDetail, LogBook, Record
 from pluggableflow.testing import ConnectionTests
-from pluggableflow.testing.records import FACTORY, LONG, at_once, atom_record, claimed, saved_flow
+from pluggableflow.testing.records import FACTORY, LONG, at_once, atom_record, claimed, new_book, saved_flow
 
 _prefixes = (f"t{number}_" for number in itertools.count())
 
@@ -280,3 +280,14 @@ def test_a_claim_by_scan_reads_an_index_in_order(postgresql_url: str, prefix: st
         query = query.replace("%(param_1)s::INTEGER", "1")
         plan = str(run(postgresql_url, SQL(f"EXPLAIN {query}")))
     assert f"{prefix}flows_by_claim" in plan and "Sort" not in plan
+
+
+def test_of_threads_that_save_one_new_book_all_succeed(postgresql_url: str, prefix: str) -> None:
+    with contextlib.closing(api.connect(f"{postgresql_url}?prefix={prefix}")) as connection:
+        for _ in range(5):
+            book = new_book("one", "two")
+            at_once(6, lambda _, book=book: connection.save_logbook(book.copy()))  # type: ignore[misc]
+            stored = connection.get_logbook(book.uuid)
+            assert [(flow.uuid, len(flow)) for flow in stored] == [
+                (flow.uuid, 2) for flow in sorted(book, key=lambda flow: flow.uuid)
+            ]

@@ -34,10 +34,27 @@ def damage_raw(database: sqlite3.Connection, kind: str, uuid: str) -> None:
         database.execute(f"UPDATE pluggableflow_{kind}s SET {column} = '{{\"cut' WHERE uuid = ?", (uuid,))
 
 
+@contextlib.contextmanager
+def interrupting(connection: SQLAlchemyConnection, step: int) -> Iterator[None]:
+    """Lets SQLite give up the statement of a commit that takes its ``step``-th step."""
+    left = step
+
+    def count() -> bool:
+        nonlocal left
+        left -= 1
+        return left == 0
+
+    with connection._database._hot_connection() as driver:
+        driver.set_progress_handler(count, 1)
+        try:
+            yield
+        finally:
+            driver.set_progress_handler(None, 1)
+
+
 class FileTests(ConnectionTests):
     without = {
         "frozen holder": "SQLite's one write lock is the process's; only a program that runs can give it up",
-        "interrupt": "the sqlite3 module has no step at which it can be made to fail",
         "server": "there is none",
     }
 
@@ -59,6 +76,10 @@ class FileTests(ConnectionTests):
     def damage(self, database: sqlite3.Connection) -> Any:
         return functools.partial(damage_raw, database)
 
+    @pytest.fixture
+    def interrupt(self, connection: SQLAlchemyConnection) -> Any:
+        return functools.partial(interrupting, connection)
+
 
 class TestFile(FileTests):
     pass
@@ -67,7 +88,6 @@ class TestFile(FileTests):
 class TestInMemory(ConnectionTests):
     without = {
         "processes": "it is in the memory of one",
-        "interrupt": "the sqlite3 module has no step at which it can be made to fail",
         "server": "there is none",
     }
 
@@ -93,6 +113,10 @@ class TestInMemory(ConnectionTests):
                 damage_raw(driver_connection(database), kind, uuid)
 
         return spoil
+
+    @pytest.fixture
+    def interrupt(self, connection: SQLAlchemyConnection) -> Any:
+        return functools.partial(interrupting, connection)
 
 
 class TestEmbeddersEngine(FileTests):
