@@ -44,7 +44,8 @@ def interrupting(connection: SQLAlchemyConnection, step: int) -> Iterator[None]:
         left -= 1
         return left == 0
 
-    with connection._database._hot_connection() as driver:
+    database: Any = connection._database
+    with database._hot_connection() as driver:
         driver.set_progress_handler(count, 1)
         try:
             yield
