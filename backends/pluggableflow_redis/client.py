@@ -115,11 +115,7 @@ class Client:
         """Close what was made here; what was passed in stays open."""
         if self._make is not None and self._client is not None:
             if os.getpid() == self._pid:
-                self._client.close()
-                pool = getattr(self._client, "connection_pool", None)
-                if isinstance(pool, SentinelConnectionPool):
-                    for sentinel in pool.sentinel_manager.sentinels:
-                        sentinel.close()
+                _close(self._client)
             self._client = None
 
     def attempt(self, work: Callable[[], T]) -> T:
@@ -204,6 +200,19 @@ class Client:
         return StorageFailure(f"{self.place}: {error}")
 
 
+def _close(client: Any) -> None:
+    """Close a client with all that the driver's own ``close`` leaves open in some of its releases."""
+    client.close()
+    if _is_cluster(client):
+        for node in (*client.get_nodes(), *client.nodes_manager.startup_nodes.values()):
+            if node.redis_connection is not None:
+                node.redis_connection.connection_pool.disconnect()
+    elif isinstance(client.connection_pool, SentinelConnectionPool):
+        client.connection_pool.disconnect()
+        for sentinel in client.connection_pool.sentinel_manager.sentinels:
+            sentinel.close()
+
+
 def _is_cluster(client: Any) -> bool:
     return isinstance(client, redis.RedisCluster)
 
@@ -278,8 +287,8 @@ def _maker(
         if path not in ("", "0"):
             raise OptionError(f"a cluster has the database 0 alone, not {path!r}; use another prefix instead")
         make_node: Any = ClusterNode
-        starts = [make_node(host, port) for host, port in nodes]
-        return lambda: redis.RedisCluster(startup_nodes=starts, **options, **secure)
+        # Made anew each time, since some releases of the driver leave a connection in them.
+        return lambda: redis.RedisCluster(startup_nodes=[make_node(*node) for node in nodes], **options, **secure)
     service, _, database = path.rpartition("/") if kind else ("", "", path)
     if kind and not service:
         service, database = database, ""

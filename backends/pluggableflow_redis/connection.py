@@ -93,7 +93,10 @@ class RedisConnection(Connection):
 
     @classmethod
     def from_client(cls, client: Any) -> RedisConnection | None:
-        """A connection over an embedder's client; ``None`` for anything else."""
+        """A connection over an embedder's client; ``None`` for anything else.
+
+        Where its pool is bounded, a renewal waits for, or fails for want of, a free place in it like any other call.
+        """
         return cls(client) if isinstance(client, (redis.Redis, redis.RedisCluster)) else None
 
     # -- life -----------------------------------------------------------------------------------------------------
