@@ -44,6 +44,8 @@ from pluggableflow_mongodb.operations import (
 EMBEDDED_BYTES = 2**16
 #: One after the other, operations of several processes on one book interrupt each other at most so often.
 OPERATION_ATTEMPTS = 50
+#: New flows that are written between two signs of life.
+WRITTEN_AT_ONCE = 500
 
 
 # -- reading ------------------------------------------------------------------------------------------------------
@@ -130,7 +132,11 @@ def save_book(store: Store, book: LogBook, flows: list[tuple[FlowDetail, Record,
             for _detail, flow, atoms in fresh:
                 refuse_duplicates(str(flow["uuid"]), {}, atoms)
                 refuse_if_too_large([flow, *atoms])
-            written = _write_hidden(store, book.uuid, op, now, fresh)
+            written = all(
+                (start == 0 or _still_open(store, book.uuid, op))
+                and _write_hidden(store, book.uuid, op, now, fresh[start : start + WRITTEN_AT_ONCE])
+                for start in range(0, len(fresh), WRITTEN_AT_ONCE)
+            )
         except PluggableFlowError:
             _abandon(store, book.uuid, op)
             raise
@@ -146,6 +152,12 @@ def save_book(store: Store, book: LogBook, flows: list[tuple[FlowDetail, Record,
         _abandon(store, book.uuid, op)
         pause(min(attempt, ATTEMPTS))
     raise StorageFailure(f"logbook {book.uuid} is being changed by others all the time; save it again")
+
+
+def _still_open(store: Store, book_uuid: str, op: str) -> bool:
+    """Show that the author of an operation lives, lest a sweep takes it for abandoned. False if somebody did."""
+    alive = {"$currentDate": {"touched": True}}
+    return store.books.update_one({"_id": book_uuid, "open": op}, alive).matched_count == 1
 
 
 def _abandon(store: Store, book_uuid: str, op: str) -> None:
@@ -199,7 +211,7 @@ def _write_hidden(
         elif atoms:
             document |= {"journal": [embedded], "journaled": True}
         documents.append(document)
-    if documents and not _inserted(store, documents):
+    if not _inserted(store, documents):
         return False
     insert(store, separate)
     return True

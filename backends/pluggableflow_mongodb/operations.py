@@ -121,7 +121,9 @@ def tidy(store: Store, book_uuid: str) -> None:
         unmark(store, {"parent_uuid": book_uuid, "op": op})
         store.books.update_one({"_id": book_uuid}, {"$pull": {"saves": op}})
     if book.get("destroyed"):
-        store.books.delete_one({"_id": book_uuid, "destroyed": book["destroyed"]})
+        # Flows that were marked after the listing still need the book, for others to find them.
+        if store.flows.find_one({"parent_uuid": book_uuid, "op": {"$exists": True}}, {"_id": 1}) is None:
+            store.books.delete_one({"_id": book_uuid, "destroyed": book["destroyed"]})
     elif book.get("hidden"):
         store.books.delete_one({"_id": book_uuid, "hidden": True, "open": []})
 
