@@ -230,18 +230,15 @@ class PostgreSQLServer(Server):
 
     def prepare(self) -> None:
         self.programs = self._programs()
-        self.run(
-            str(self.programs / "initdb"),
-            "-D",
-            str(self.data),
-            "-A",
-            "trust",
-            "-U",
-            "postgres",
-            "--no-sync",
-            "-E",
-            "UTF8",
-        )
+        options = ("-D", str(self.data), "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8")
+        try:
+            self.run(str(self.programs / "initdb"), *options)
+        except RuntimeError as error:
+            if os.getuid() != 0 or "postgresql" in str(self.programs.parent):
+                raise
+            raise ServerMissing(
+                f"the PostgreSQL of a wheel does not run for root ({error}); apt-get install postgresql"
+            ) from error
 
     def command(self) -> list[str]:
         settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(self.folder), "port": self.port}
