@@ -11,8 +11,10 @@ from typing import Any
 
 from zygote import Zygote
 
-#: A process is killed (or frozen) so many messages after its start, at most, and up to so much later than that.
-LONGEST_LIFE, LONGEST_DELAY_SECONDS = 60, 0.02
+#: A process is killed (or frozen) so many messages after its start, at most,
+LONGEST_LIFE = 60
+#: and up to so much later than that: within what it said it would do, or anywhere.
+LONGEST_DELAYS_SECONDS = (0.002, 0.02)
 FROZEN, FROZEN_SECONDS = 0.15, (0.05, 3.0)
 
 
@@ -71,7 +73,7 @@ class Arena:
             self._lives[pid] -= 1
             if self._lives[pid] == 0:
                 number = signal.SIGSTOP if self._chance.random() < FROZEN else signal.SIGKILL
-                self._plan(self._chance.uniform(0, LONGEST_DELAY_SECONDS), pid, number)
+                self._plan(self._chance.uniform(0, self._chance.choice(LONGEST_DELAYS_SECONDS)), pid, number)
 
     def _plan(self, seconds: float, pid: int, number: int) -> None:
         heapq.heappush(self._due, (time.monotonic() + seconds, pid, number))

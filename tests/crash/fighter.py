@@ -19,7 +19,9 @@ from pluggableflow.middleware import new_uuid
 
 LEASE_SECONDS = 2.0
 #: How many of the oldest flows a process chooses from; more than there are processes.
-CHOICE = 12
+CHOICE = 10
+#: Part of the claims by uuid that take the flow from a live process too, whose next commit must then be refused.
+FORCE = 0.5
 
 
 class AlreadyEnded(Exception):
@@ -84,7 +86,7 @@ class Fighter:
             if not found:
                 return "done"
             self.chance.shuffle(found)
-            if not any(self._run(detail.uuid, force=self.chance.random() < 0.05) for detail in found):
+            if not any(self._run(detail.uuid, force=self.chance.random() < FORCE) for detail in found):
                 return "idle"
 
     def _scan(self) -> Claim | None:
