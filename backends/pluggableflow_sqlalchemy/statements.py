@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Select, Table, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Select, Table, and_, bindparam, delete, insert, literal_column, or_, select, update
 
 from pluggableflow_sqlalchemy.database import Database
 from pluggableflow_sqlalchemy.types import Number, ShortText
@@ -43,7 +43,8 @@ class Statements:
         self.held_flow = select(flows).where(held)
         self.flow_of_token = flow_and_now.where(flows.c.token == mine).with_for_update()
         self.next_runnable = (
-            flow_and_now.where(database.claim_place.is_not(None))
+            # A comparison, since SQLite would walk over all NULLs of the index to find what IS NOT NULL.
+            flow_and_now.where(database.claim_place >= literal_column(f"-{2**63 - 1}", Number))
             .where(or_(flows.c.token.is_(None), flows.c.lease_expires_at <= clock))
             .where(or_(flows.c.wake_at.is_(None), flows.c.wake_at <= clock))
             .order_by(database.claim_place, *_age(flows))
