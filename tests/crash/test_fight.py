@@ -25,7 +25,7 @@ FLOWS, MOST_PROCESSES = (1000, 8) if LONG else (100, 4)
 SEED = int(os.environ.get("PLUGGABLEFLOW_SEED", "1"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def zygote() -> Iterator[Zygote]:
     with Zygote("fighter") as made:
         yield made

@@ -43,6 +43,8 @@ class Zygote:
         """End it with all its children."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
+        while os.read(self._process.stdout.fileno(), 65536):  # a full pipe would keep it from ending
+            pass
         self._process.wait()
         self._process.stdout.close()
 
@@ -75,8 +77,9 @@ class Zygote:
     def call(self, function: str, *arguments: Any) -> int:
         """Let a child call ``module:function``, wait for its end: its exit code, or minus the signal."""
         self.start(function, *arguments)
-        while "code" not in (message := self.message() or {}):
-            pass
+        pid = None
+        while (message := self.message() or {}).get("ended", 0) != pid:
+            pid = message.get("started", pid)
         code: int = message["code"]
         return code
 
@@ -126,6 +129,14 @@ def _main(modules: list[str]) -> None:
     signal.set_wakeup_fd(wakeup[1], warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     children: set[int] = set()
+    try:
+        _serve(children, wakeup)
+    finally:  # also when nobody reads what is told
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _serve(children: set[int], wakeup: tuple[int, int]) -> None:
     text = b""
     while True:
         ready, _, _ = select.select([sys.stdin, wakeup[0]], [], [])
@@ -135,7 +146,7 @@ def _main(modules: list[str]) -> None:
         if sys.stdin in ready:
             more = os.read(sys.stdin.fileno(), 65536)
             if not more:
-                break
+                return
             *lines, text = (text + more).split(b"\n")
             for line in lines:
                 function, *arguments = json.loads(line)
@@ -143,9 +154,6 @@ def _main(modules: list[str]) -> None:
                     children.add(_fork(function, arguments, wakeup))
                 elif arguments[0] in children:
                     os.kill(*arguments)
-    for pid in children:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 def _reap(children: set[int]) -> None:
