@@ -256,6 +256,8 @@ class Connection(ABC):
 
         :returns: the new revision
         :raises LeaseLost: token or revision differ, or the flow is gone; nothing was changed
+        :raises NotFound: the flow has no atom that ``changes.changed`` names; nothing was changed
+        :raises StorageFailure: the flow has an atom of a name or uuid in ``changes.added`` already; nothing was changed
         :raises ValueTooLarge: over ``largest_value_bytes`` or ``largest_commit_bytes``; nothing was changed
         :raises StorageFailure: the store did not answer; the commit may or may not have been applied
         """
@@ -276,8 +278,8 @@ class Connection(ABC):
 
         With ``flow_uuid``: any flow, finished or not. Without: the runnable flow (``states.RUNNABLE``) with the
         highest priority, oldest first, that has a stored factory, no live lease, and no ``wake_at`` in the future;
-        ``None`` if there is none. A claim whose token already holds the flow succeeds again and only extends the
-        lease, so an unanswered claim is simply sent again.
+        ``None`` if there is none. Whether the flow's values can be read does not matter. A claim whose token already
+        holds the flow succeeds again and only extends the lease, so an unanswered claim is simply sent again.
 
         :param token: made by the caller, random, at most 64 characters
         :param lease_seconds: > 0

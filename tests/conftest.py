@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +17,16 @@ def served(variable: str, start: Callable[[Any], Any]) -> Any:
     """A session's fixture that gives the URL of a server."""
 
     @pytest.fixture(scope="session")
-    def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    def url() -> Iterator[str]:
         given = os.environ.get(f"PLUGGABLEFLOW_TEST_{variable}_URL")
         if given is not None:
             yield given
             return
-        server = start_or_skip(lambda: start(tmp_path_factory.mktemp(variable.lower())))
-        yield server.url
-        server.stop()
+        # Not below pytest's own folder: other users, as whom some servers run, cannot enter that.
+        with tempfile.TemporaryDirectory(prefix="pluggableflow-", ignore_cleanup_errors=True) as folder:
+            server = start_or_skip(lambda: start(Path(folder) / "server"))
+            yield server.url
+            server.stop()
 
     return url
 

@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import os
 import pwd
+import select
 import shutil
 import signal
 import socket
@@ -124,21 +125,29 @@ class Server:
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGSTOP)
+        for pid in self._processes():
+            os.kill(pid, signal.SIGSTOP)
 
     def resume(self) -> None:
+        for pid in self._processes():
+            os.kill(pid, signal.SIGCONT)
+
+    def _processes(self) -> list[int]:
+        """The server's process, and the children that it has made, each perhaps in a session of its own."""
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGCONT)
+        found = [self.process.pid]
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                if int(path.read_text().rpartition(")")[2].split()[1]) == self.process.pid:
+                    found.append(int(path.parent.name))
+        return found
 
     def _end(self, number: int) -> None:
         if self.process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            if number == signal.SIGKILL:
-                os.killpg(self.process.pid, number)
-            else:
-                self.process.send_signal(number)
+        for pid in self._processes() if number == signal.SIGKILL else [self.process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         self.process.wait(START_SECONDS)
         self.process = None
 
@@ -250,6 +259,22 @@ class PostgreSQLServer(Server):
         import psycopg
 
         psycopg.connect(f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres", connect_timeout=5).close()
+
+    def _signal(self, number: int) -> None:
+        """Each child is in a group of its own; one that outlives its parent would finish what it was asked for."""
+        assert self.process is not None
+        pid = self.process.pid
+        os.kill(pid, signal.SIGSTOP)  # no more children
+        with contextlib.ExitStack() as opened:
+            children = []
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                handle = os.pidfd_open(int(child))  # stays that child's, whoever gets its number
+                opened.callback(os.close, handle)
+                signal.pidfd_send_signal(handle, number)
+                children.append(handle)
+            os.kill(pid, number)
+            for handle in children if number == signal.SIGKILL else ():
+                select.select([handle], [], [], START_SECONDS)  # else the next start finds its shared memory in use
 
     @property
     def url(self) -> str:

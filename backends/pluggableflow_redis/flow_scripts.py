@@ -120,14 +120,14 @@ if added > 0 then
   local count, names = tonumber(redis.call('HGET', KEYS[1], 'atom_count') or 0), {}
   for at = adds, drops - 1, 2 do
     local name, uuid = ARGV[at], ARGV[at + 1]
-    local other = names[name] or redis.call('HGET', KEYS[3], name)
-    if other and other ~= uuid then return {'double', name} end
-    names[name] = uuid
-    if not other then
-      count = count + 1
-      ARGV[last + 1], ARGV[last + 2] = uuid .. ':position', int(count)
-      last = last + 2
+    if names[name] or redis.call('HEXISTS', KEYS[3], name) == 1
+        or redis.call('HEXISTS', KEYS[2], uuid .. ':position') == 1 then
+      return {'double', name}
     end
+    names[name] = uuid
+    count = count + 1
+    ARGV[last + 1], ARGV[last + 2] = uuid .. ':position', int(count)
+    last = last + 2
   end
   added = int(count)
 end

@@ -34,6 +34,7 @@ from pluggableflow.exceptions import (
     LeaseLost,
     NotFound,
     OptionError,
+    StorageFailure,
     ValueTooLarge,
 )
 from pluggableflow.middleware import FLOW_OWNERSHIP_COLUMNS, AtomDetail, FlowDetail, LogBook, Record
@@ -308,6 +309,9 @@ class DirectoryConnection(Connection):
                     for uuid in changes.changed:
                         if known is None or uuid not in known:
                             raise NotFound(f"flow {lease.flow_uuid} has no atom {uuid}")
+                    for record in changes.added:
+                        if known is not None and record["uuid"] in known:
+                            raise StorageFailure(f"flow {lease.flow_uuid} has an atom {record['uuid']} already")
                     folder.check_names(changes.added)
                     folder.append(change, body)
         except NotFound:

@@ -271,6 +271,9 @@ class MemoryConnection(Connection):
             for uuid in changes.changed:
                 if uuid not in atoms:
                     raise NotFound(f"flow {lease.flow_uuid} has no atom {uuid}")
+            for record in changes.added:
+                if record["uuid"] in self._flow_of:
+                    raise StorageFailure(f"there is an atom {record['uuid']} already")
             renamed = [{**atoms[uuid], **columns} for uuid, columns in changes.changed.items() if "name" in columns]
             self._check_atoms(lease.flow_uuid, [*changes.added, *renamed])
             self._put_atoms(lease.flow_uuid, [*({**record, "revision": 1} for record in changes.added), *renamed])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pluggableflow import states
-from pluggableflow.exceptions import InvalidFormat, NotFound
+from pluggableflow.exceptions import DamagedRecord, InvalidFormat, NotFound
 from pluggableflow.failure import Failure
 from pluggableflow.middleware.records import (
     ATOM_COLUMNS,
@@ -155,12 +155,11 @@ class AtomDetail:
     def from_record(record: Mapping[str, Any]) -> AtomDetail:
         """The detail that a stored record describes.
 
-        :raises InvalidFormat: the kind is unknown
-        :raises DamagedRecord: a value cannot be decoded, or is of a type that this process does not know
+        :raises DamagedRecord: a value cannot be decoded, or is of a type or kind that this process does not know
         """
         kind = _DETAIL_KINDS.get(record["kind"])
         if kind is None:
-            raise InvalidFormat(f"atom {record['uuid']} is of the unknown kind {record['kind']!r}")
+            raise DamagedRecord("atom", record["uuid"], f"it is of the unknown kind {record['kind']!r}")
         detail = kind(record["name"], record["uuid"])
         for column in ("parent_uuid", "state", "intention", "signature"):
             setattr(detail, column, record[column])
@@ -188,7 +187,10 @@ class AtomDetail:
 
         :raises InvalidFormat: a column is missing or of an unknown kind
         """
-        return AtomDetail.from_record(unplain(data, ATOM_COLUMNS))
+        record = unplain(data, ATOM_COLUMNS)
+        if record["kind"] not in _DETAIL_KINDS:
+            raise InvalidFormat(f"atom {record['uuid']} is of the unknown kind {record['kind']!r}")
+        return AtomDetail.from_record(record)
 
     def pformat(self, indent: int = 0) -> str:
         """Several lines for people."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pluggableflow import codec, states
-from pluggableflow.exceptions import DamagedRecord, DecodingError
+from pluggableflow.exceptions import DamagedRecord
 from pluggableflow.middleware.atom_detail import AtomDetail
 from pluggableflow.middleware.records import FLOW_COLUMNS, Record, decode, encode, new_uuid, plain, unplain
 
@@ -151,7 +151,7 @@ class FlowDetail:
             return detail
         try:
             detail.meta, detail.factory = decode(record["meta"]) or {}, decode(record["factory"])
-        except DecodingError as error:
+        except (ValueError, TypeError) as error:
             detail.damage = str(error)
         return detail
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pluggableflow import codec
-from pluggableflow.exceptions import DamagedRecord, DecodingError, InvalidFormat
+from pluggableflow.exceptions import DamagedRecord, InvalidFormat
 
 Scalar = str | int | None
 Record = dict[str, Scalar]
@@ -93,5 +93,5 @@ def reading(kind: str, record: Mapping[str, Any]) -> Iterator[None]:
     """
     try:
         yield
-    except DecodingError as error:
+    except (ValueError, TypeError, AttributeError) as error:  # not JSON, or JSON of another shape
         raise DamagedRecord(kind, record["uuid"], str(error)) from error

@@ -7,7 +7,7 @@ import pytest
 
 from pluggableflow import states
 from pluggableflow.connection import Changes, Connection, Lease
-from pluggableflow.exceptions import LeaseLost, NotFound, PluggableFlowError
+from pluggableflow.exceptions import LeaseLost, NotFound, PluggableFlowError, StorageFailure
 from pluggableflow.middleware import ATOM_COLUMNS, FLOW_COLUMNS, FlowDetail, LogBook, Record, new_uuid
 from pluggableflow.testing.abilities import ConnectionKit
 from pluggableflow.testing.records import FACTORY, SHORT, Raw, atom_record, claimed, saved_flow
@@ -191,3 +191,28 @@ class CommitTests(ConnectionKit):
         assert connection.commit(lease, 0, Changes(flow={"state": states.RUNNING})) == 1
         stored = connection.get_flow_details(flow.uuid, lazy=True)
         assert (stored.epoch, stored.owner, stored.lease_expires_at) == (1, "tests", claim.lease.expires_at)
+
+    def test_a_commit_cannot_add_an_atom_that_is_there(self, connection: Connection, raw: Raw) -> None:
+        flow = saved_flow(connection)
+        task, _retry = flow
+        claim = claimed(connection, flow)
+        before = raw("flow", flow.uuid), raw("atom", task.uuid)
+        for again in (
+            atom_record(flow, "task", uuid=task.uuid, state=states.SUCCESS),
+            atom_record(flow, "other", uuid=task.uuid),
+            atom_record(flow, "task"),
+        ):
+            with pytest.raises(StorageFailure):
+                connection.commit(claim.lease, 0, Changes(flow={"state": states.RUNNING}, added=[again]))
+            assert (raw("flow", flow.uuid), raw("atom", task.uuid)) == before
+
+    def test_a_commit_cannot_change_an_atom_that_is_not_there(self, connection: Connection, raw: Raw) -> None:
+        flow, other = saved_flow(connection), saved_flow(connection)
+        task, foreign = next(iter(flow)), next(iter(other))
+        claim = claimed(connection, flow)
+        before = raw("flow", flow.uuid), raw("atom", task.uuid), raw("atom", foreign.uuid)
+        for uuid in (new_uuid(), foreign.uuid):
+            changed: dict[str, Record] = {each: {"state": states.RUNNING} for each in (task.uuid, uuid)}
+            with pytest.raises(NotFound):
+                connection.commit(claim.lease, 0, Changes(flow={"state": states.RUNNING}, changed=changed))
+            assert (raw("flow", flow.uuid), raw("atom", task.uuid), raw("atom", foreign.uuid)) == before

@@ -57,7 +57,9 @@ class DamageTests(ConnectionKit):
         found = connection.get_flow_details(flow.uuid)
         assert (found.meta, found.factory, found.revision) == ({}, None, 3)
 
-    @pytest.mark.parametrize("column", ["results", "failure", "revert_results", "revert_failure", "meta"])
+    @pytest.mark.parametrize(
+        "column", ["kind", "version", "results", "failure", "revert_results", "revert_failure", "meta"]
+    )
     def test_an_atom_that_cannot_be_decoded_is_named(self, connection: Connection, column: str) -> None:
         flows = three_flows(connection)
         task, retry = flows[1]
