@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from typing import Any
@@ -48,12 +49,19 @@ class Fighter:
             return None
         lease = claimed.lease
         if self.connection.get_flow_details(lease.flow_uuid, lazy=True).state in states.FINISHED:
+            if "flow_uuid" not in options:  # it was unfinished when it was scanned, so somebody must have taken it
+                self._assert_lost(lease)
             self.connection.release(lease)
             raise AlreadyEnded
         fight_flows.epoch = lease.epoch
         log(do="claim", flow=lease.flow_uuid, epoch=lease.epoch, token=lease.token, revision=claimed.revision)
         tell(pid=os.getpid(), did="claim")
         return claimed
+
+    def _assert_lost(self, lease: Lease) -> None:
+        with contextlib.suppress(LeaseLost):
+            self.connection.renew(lease, LEASE_SECONDS)
+            raise AssertionError(f"a scan has claimed {lease.flow_uuid}, which had ended")
 
     def _commit(self, lease: Lease, revision: int, changes: Changes) -> int:
         line = {"flow": lease.flow_uuid, "epoch": lease.epoch, "token": lease.token, "revision": revision + 1}
@@ -92,6 +100,8 @@ class Fighter:
     def _scan(self) -> Claim | None:
         try:
             return self._claim(token=new_uuid(), owner=owner.identity(), lease_seconds=LEASE_SECONDS)
+        except AlreadyEnded:
+            return None
         except StorageFailure as failure:
             log(do="failure", text=str(failure))
             return None
