@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import json
 import os
 import re
@@ -43,9 +43,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def _isolation() -> list[str]:
-    """Spares pip the download of setuptools where an installed one can make wheels."""
-    found = importlib.util.find_spec("setuptools") is not None and importlib.util.find_spec("wheel") is not None
-    return ["--no-build-isolation"] if found else []
+    """Spares pip the download of setuptools where an installed one makes wheels, as it does by itself from 70.1 on."""
+    installed = {each.name.lower(): each.version for each in importlib.metadata.distributions() if each.name}
+    version = [int(part) for part in installed.get("setuptools", "0").split(".")[:2]]
+    able = version >= [70, 1] or (version >= [64] and "wheel" in installed)
+    return ["--no-build-isolation"] if able else []
 
 
 def test_the_page_holds_every_file_that_a_backend_needs() -> None:
