@@ -211,5 +211,7 @@ def _is_transient(error: PyMongoError) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
+    """What is for people; the driver adds its settings and all that it knows of the servers."""
     lines = str(error).splitlines()
-    return (lines[0] if lines else type(error).__name__)[:500]
+    line = re.split(r" \(configured timeouts|, Timeout: ", lines[0])[0] if lines else ""
+    return line[:500] or type(error).__name__

@@ -114,6 +114,10 @@ class Database(ABC):
     def failure(self, error: Any) -> StorageFailure:
         """What to tell of a driver's error: the place, the fault, the remedy."""
 
+    def exists(self) -> bool:
+        """Whether there is a database to connect to; ``False`` where connecting would make an empty one."""
+        return True
+
     def never_upgraded(self) -> StorageFailure:
         return StorageFailure(f"{self.where} has no tables of pluggableflow; run `pluggableflow upgrade` on it")
 

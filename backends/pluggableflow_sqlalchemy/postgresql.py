@@ -115,7 +115,7 @@ class PostgreSQL(Database):
         return _state(error) in CUT_OFF or (isinstance(error, operational) and _state(error) is None)
 
     def failure(self, error: Any) -> StorageFailure:
-        state, said = _state(error), str(error).strip()
+        state, said = _state(error), " ".join(str(error).split())
         if state == "42P01":
             return self.never_upgraded()
         if state == "42501":

@@ -40,8 +40,10 @@ def validate(database: Database) -> None:
 
     :raises StorageFailure: they are not
     """
-    with database.connection() as connection:
-        version = _checked_version(database, connection)
+    version = None
+    if database.exists():
+        with database.connection() as connection:
+            version = _checked_version(database, connection)
     if version is None:
         raise database.never_upgraded()
     if version != HEAD:

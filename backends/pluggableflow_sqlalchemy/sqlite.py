@@ -93,6 +93,10 @@ class SQLite(Database):
                     driver.execute(f"PRAGMA {name}={value}")
                 driver.isolation_level = before
 
+    def exists(self) -> bool:
+        database = self.engine.url.database or ""
+        return self._in_memory or database.startswith("file:") or Path(database).exists()
+
     def prepare(self) -> None:
         # Only now that the file is known to be ours: the mode is kept in the file.
         if not self._in_memory:

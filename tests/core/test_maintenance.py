@@ -162,3 +162,9 @@ def test_suspend_leaves_a_request_with_an_unfinished_flow(url: str) -> None:
         flow = connection.get_flow_details(waiting["uuid"])
         assert (flow.request, flow.request_sequence, flow.request_handled) == ("SUSPEND", 1, 0)
         assert connection.get_flow_details(finished["uuid"]).request is None
+
+
+def test_a_command_on_a_store_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    done = command(f"sqlite:///{tmp_path}/nothing.db", "list")
+    assert done.returncode == 2 and "upgrade" in done.stderr
+    assert list(tmp_path.iterdir()) == []
