@@ -109,6 +109,27 @@ class CommitTests(ConnectionKit):
             column: expected[column] for column in ATOM_COLUMNS if column != "revision"
         }
 
+    def test_a_commit_writes_every_column(self, connection: Connection, raw: Raw) -> None:
+        flow = saved_flow(connection)
+        task, _retry = flow
+        claim = claimed(connection, flow)
+        of_flow: Record = {"name": "renamed", "state": states.REVERTING, "meta": '{"a":1}', "factory": '{"name":"m:f"}'}
+        of_flow |= {"wake_at": 2**53 + 1, "deadline_at": 2**60, "priority": -7, "request_handled": 5}
+        of_atom: Record = {"name": "renamed", "version": "3.4", "state": states.REVERTED, "intention": states.REVERT}
+        texts = "signature", "results", "failure", "revert_results", "revert_failure", "meta"
+        of_atom |= {column: f'"{column}"' for column in texts}
+        numbers = "attempt", "not_before", "deadline_at", "started_at", "finished_at"
+        of_atom |= {column: 2**53 + number for number, column in enumerate(numbers)}
+        added: Record = {**atom_record(flow, "added"), **of_atom, "name": "added"}
+        connection.commit(claim.lease, 0, Changes(of_flow, [added], {task.uuid: of_atom}))
+        for kind, uuid, columns in (("flow", flow.uuid, of_flow), ("atom", task.uuid, of_atom)):
+            stored = raw(kind, uuid) or {}
+            assert {column: stored[column] for column in columns} == columns
+        stored = raw("atom", str(added["uuid"])) or {}
+        assert {column: stored[column] for column in added if column != "revision"} == {
+            column: added[column] for column in added if column != "revision"
+        }
+
     def test_a_commit_may_empty_a_column(self, connection: Connection) -> None:
         flow = saved_flow(connection, wake_at=5, meta={"a": 1}, factory=FACTORY)
         task, _retry = flow

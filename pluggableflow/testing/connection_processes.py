@@ -243,6 +243,7 @@ class ProcessTests(ConnectionKit):
         assert len(connection.get_flow_details(flow.uuid)) == 12
         assert len(connection.get_flow_details(other.uuid)) == (12 if told == "it works" and connection.shared else 2)
         assert told.strip()
+        assert connection.shared or told != "it works", "it wrote to a copy of the store, which is lost"
 
     def test_connections_that_were_closed_leave_nothing_open(
         self, connection: Connection, another: Callable[[], Connection]
@@ -254,7 +255,13 @@ class ProcessTests(ConnectionKit):
             claim = claimed(made, flow, SHORT)
             made.commit(claim.lease, claim.revision, Changes(flow={"state": states.RUNNING}))
             made.renew(claim.lease, SHORT)
+            made.release(claim.lease)
+            made.request(flow.uuid, SUSPEND, "operator")
+            assert made.claim(token=new_uuid(), owner="tests", lease_seconds=SHORT) is None
             assert made.get_flow_details(flow.uuid).revision == claim.revision + 1
+            assert len(made.find_flows()) == len(made.get_logbooks()) == 1
+            made.update_flow_details(flow)
+            made.validate()
             made.close()
 
         use()  # what a library opens once and for all is open after this

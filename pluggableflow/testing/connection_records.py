@@ -155,6 +155,7 @@ class RecordTests(ConnectionKit):
 
     def test_saving_a_book_sets_its_times_by_the_stores_clock(self, connection: Connection) -> None:
         start = claimed(connection, saved_flow(connection)).now
+        assert 10**15 < start < 10**16  # microseconds of this time; in another unit there is a digit more or less
         book = new_book("one")
         (one,) = book
         connection.save_logbook(book)
@@ -267,6 +268,10 @@ class RecordTests(ConnectionKit):
         flow = saved_flow(connection)
         connection.update_flow_details(flow.copy(retain_contents=False))
         assert len(connection.get_flow_details(flow.uuid)) == 2
+        named = flow.copy(retain_contents=False)
+        named.add(next(iter(flow)))
+        connection.update_flow_details(named)
+        assert [atom.name for atom in connection.get_flow_details(flow.uuid)] == ["task", "retry"]
 
     def test_updates_never_touch_ownership_but_fence_an_expired_holder(self, connection: Connection) -> None:
         flow = saved_flow(connection)
@@ -321,7 +326,8 @@ class RecordTests(ConnectionKit):
         for column, value in atom.to_record().items():
             if column != "revision":
                 assert found.to_record()[column] == value, column
-        assert [len(connection.get_atoms_for_flow(each.uuid)) for each in (flow, other)] == [2, 2]
+        names = [[each.name for each in connection.get_atoms_for_flow(one.uuid)] for one in (flow, other)]
+        assert names == [["renamed", "retry"], ["task", "retry"]]
 
     def test_updating_an_atom_fences_an_expired_holder(self, connection: Connection) -> None:
         flow = saved_flow(connection)
@@ -355,7 +361,7 @@ class RecordTests(ConnectionKit):
         expected = [flow.uuid for flow in sorted(flows, key=lambda flow: (flow.created_at, flow.uuid))]
         seen: list[str] = []
         while page := connection.find_flows(limit=3, after=seen[-1] if seen else None):
-            assert len(page) <= 3
+            assert len(page) <= 3 and page[-1].uuid not in seen, "a page comes again"
             seen += [flow.uuid for flow in page]
         assert seen == expected
 
@@ -370,6 +376,7 @@ class RecordTests(ConnectionKit):
             assert [flow.uuid for flow in connection.find_flows(states=form(wanted))] == expected
         seen: list[str] = []
         while page := connection.find_flows(states=wanted, limit=3, after=seen[-1] if seen else None):
+            assert page[-1].uuid not in seen, "a page comes again"
             seen += [flow.uuid for flow in page]
         assert seen == expected
         middle = next(flow for flow in everything if flow.state == states.FAILURE)  # which is not itself listed

@@ -236,5 +236,6 @@ class ValueTests(ConnectionKit):
         assert [flow.uuid for flow in connection.find_flows()] == expected
         seen: list[str] = []
         while page := connection.find_flows(limit=3, after=seen[-1] if seen else None):
+            assert page[-1].uuid not in seen, "a page comes again"
             seen += [flow.uuid for flow in page]
         assert seen == expected

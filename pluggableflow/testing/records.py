@@ -65,6 +65,7 @@ def scan(connection: Connection) -> list[str]:
     """Claim by scan until nothing is left; returns the flows in the order in which they were taken."""
     taken = []
     while claim := connection.claim(token=new_uuid(), owner="scanner", lease_seconds=LONG):
+        assert claim.lease.flow_uuid not in taken, "a flow that is leased was taken"
         taken.append(claim.lease.flow_uuid)
     return taken
 
