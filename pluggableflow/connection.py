@@ -119,7 +119,7 @@ class Connection(ABC):
     :cvar largest_commit_bytes: most text in one commit, numbers counted as 16 bytes each
     """
 
-    contract_version: ClassVar[int] = CONTRACT_VERSION
+    contract_version: ClassVar[int]
     durable: bool
     shared: bool
     largest_value_bytes: int

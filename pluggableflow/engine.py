@@ -31,7 +31,7 @@ class Engine(ABC):
     Both tell what has been committed, outside of every lock; a listener that raises is logged.
     """
 
-    contract_version: ClassVar[int] = CONTRACT_VERSION
+    contract_version: ClassVar[int]
     notifier: Notifier
     atom_notifier: Notifier
 

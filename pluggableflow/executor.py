@@ -75,7 +75,7 @@ class Executor(ABC):
     :ivar max_workers: how many pieces of work can run at once; the engine submits no more than that plus its prefetch
     """
 
-    contract_version: ClassVar[int] = CONTRACT_VERSION
+    contract_version: ClassVar[int]
     max_workers: int
 
     @abstractmethod

@@ -54,6 +54,7 @@ class MongoDBConnection(Connection):
     :param prefix: of all collection names
     """
 
+    contract_version = 1
     durable = True
     shared = True
     largest_value_bytes = VALUE_BYTES

@@ -64,6 +64,7 @@ class RedisConnection(Connection):
     :param prefix: of all keys
     """
 
+    contract_version = 1
     durable = False
     shared = True
     largest_value_bytes = 2**26

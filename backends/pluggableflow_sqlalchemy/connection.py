@@ -95,6 +95,7 @@ class SQLAlchemyConnection(Connection):
     :raises OptionError: an option is unknown or has an impossible value, or the product is not supported
     """
 
+    contract_version = 1
     durable = True
     shared = True
 

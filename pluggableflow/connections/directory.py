@@ -59,6 +59,7 @@ class DirectoryConnection(Connection):
     :cvar fold_bytes: size from which a journal is folded into new files, once it is longer than these
     """
 
+    contract_version = 1
     durable = True
     shared = True
     largest_value_bytes = 2**26

@@ -59,6 +59,7 @@ class MemoryConnection(Connection):
     :param clock: returns UTC microseconds
     """
 
+    contract_version = 1
     durable = False
     shared = False
     largest_value_bytes = 2**30

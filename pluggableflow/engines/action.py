@@ -53,6 +53,7 @@ class ActionEngine(Engine):
       gets the :class:`FlowMismatch` and returns whether to accept
     """
 
+    contract_version = 1
     option_types: OptionTypes = {
         "defer_reverts": (False, (bool,)),
         "never_resolve": (False, (bool,)),

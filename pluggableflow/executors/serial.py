@@ -11,6 +11,7 @@ from pluggableflow.executor import Executor, Outcome, Work, carry_out
 class SerialExecutor(Executor):
     """An executor of one worker: the calling thread."""
 
+    contract_version = 1
     max_workers = 1
 
     def start(self, done: Callable[[Outcome], None]) -> None:

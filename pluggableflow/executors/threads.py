@@ -24,6 +24,8 @@ class ThreadsExecutor(Executor):
     :param pool: a pool to use instead; it is the caller's to shut down
     """
 
+    contract_version = 1
+
     def __init__(self, max_workers: int | None = None, pool: ThreadPoolExecutor | None = None) -> None:
         if max_workers is not None and (not isinstance(max_workers, int) or max_workers < 1):
             raise OptionError(f"max_workers must be a positive integer, not {max_workers!r}")
