@@ -113,18 +113,20 @@ class CommitTests(ConnectionKit):
         flow = saved_flow(connection)
         task, _retry = flow
         claim = claimed(connection, flow)
-        of_flow: Record = {"name": "renamed", "state": states.REVERTING, "meta": '{"a":1}', "factory": '{"name":"m:f"}'}
+        of_flow: Record = {"state": states.REVERTING, "meta": '{"a":1}', "factory": '{"name":"m:f"}'}
         of_flow |= {"wake_at": 2**53 + 1, "deadline_at": 2**60, "priority": -7, "request_handled": 5}
-        of_atom: Record = {"name": "renamed", "version": "3.4", "state": states.REVERTED, "intention": states.REVERT}
+        of_atom: Record = {"version": "3.4", "state": states.REVERTED, "intention": states.REVERT}
         texts = "signature", "results", "failure", "revert_results", "revert_failure", "meta"
         of_atom |= {column: f'"{column}"' for column in texts}
         numbers = "attempt", "not_before", "deadline_at", "started_at", "finished_at"
         of_atom |= {column: 2**53 + number for number, column in enumerate(numbers)}
-        added: Record = {**atom_record(flow, "added"), **of_atom, "name": "added"}
+        added: Record = {**atom_record(flow, "added"), **of_atom}
         connection.commit(claim.lease, 0, Changes(of_flow, [added], {task.uuid: of_atom}))
+        name: Record = {"name": "renamed"}
+        connection.commit(claim.lease, 1, Changes(name, [], {task.uuid: name}))
         for kind, uuid, columns in (("flow", flow.uuid, of_flow), ("atom", task.uuid, of_atom)):
             stored = raw(kind, uuid) or {}
-            assert {column: stored[column] for column in columns} == columns
+            assert {column: stored[column] for column in (*columns, "name")} == {**columns, **name}
         stored = raw("atom", str(added["uuid"])) or {}
         assert {column: stored[column] for column in added if column != "revision"} == {
             column: added[column] for column in added if column != "revision"
