@@ -12,6 +12,7 @@ Each part by itself, and a quick look at all of them:
     python benchmarks/core.py --parts operations    calls a task, counted: the same on each machine, busy or not
     python benchmarks/core.py --parts memory        bytes a task at the peak
     python benchmarks/core.py --parts statements    SQL statements and commits a task, SQLite only
+    python benchmarks/core.py --parts durable       every durable store next to its own plainest write
     python benchmarks/core.py --parts peers         TaskFlow and DBOS, each next to a run of ours of the same size
     python benchmarks/core.py --sizes 100,1000 --counted-sizes 100,1000 --peer-sizes 100
 
@@ -28,6 +29,21 @@ calls to the calls above those of a flow of ten tasks, which are also given as c
 time to the time without load, which is paid once for each flow whatever its size; those of cpu to total_cpu_us. Where
 calls grow less than computing, a call got longer, such as one that copies all there is. No duration passes or fails.
 
+The part durable runs a chain with the serial engine, and a graph with the parallel one (4 threads, prefetch 16), in
+SQLite, a directory, PostgreSQL, MariaDB, MongoDB (alone, and as a replica set of one) and Redis (without and with an
+append-only file); the other parts know no servers. A row durable has the medians of --rounds rounds in one process. A
+round is a new flow of --round-tasks tasks between two lots of the floor, together as many writes as there are tasks:
+one plain write of one record with a distinct value, by the same driver, as durable as a commit (an UPDATE that commits
+by itself; update_one; SET; a line and fsync). run_to_floor is the median of the rounds' ratios, ratios the least and
+the largest. A row sent is one flow in a process of its own, from claim to release, counted and not timed: round trips
+(times that the driver sends and then waits, see trips.py) and statements or commands a task, or "not counted" where
+there is no server or the driver does not tell; fsyncs of a directory; and bytes by which the store's log grew: SQLite's
+WAL, PostgreSQL's pg_current_wal_lsn, MariaDB's Innodb_os_log_written, MongoDB's "log bytes written", the size of
+Redis's append-only file, and of a directory's journal. Values are read back by a new connection and must all be there
+and distinct.
+
+WHERE
+
 DBOS runs N steps of one workflow in a row (linear), N steps of one workflow gathered by asyncio, and N steps put on a
 queue, each then a workflow of its own (both unordered). By itself it leaves SQLite its rollback journal; the peer
 dbos-wal is the same on a file that was put into WAL mode before. Its launch is not part of its time. It has no graphs
@@ -42,6 +58,7 @@ import math
 import multiprocessing
 import os
 import platform
+import secrets
 import signal
 import sqlite3
 import statistics
@@ -49,12 +66,16 @@ import sys
 from collections import defaultdict
 from typing import Any
 
+import durable
 import ours
 import peers
+from stores import STARTS, WHERE, Stores, leave
 
 PATTERNS = ("linear", "unordered", "graph", "revert")
-PARTS = ("operations", "time", "memory", "statements", "peers")
-STORES = ("none", "memory", "sqlite")
+PARTS = ("operations", "time", "memory", "statements", "durable", "peers")
+#: Stores that all parts but the durable one know.
+PLAIN_STORES = ("none", "memory", "sqlite")
+STORES = (*PLAIN_STORES, *(store for store in STARTS if store not in PLAIN_STORES))
 #: From this size on the exponents are fitted; below, what is paid once weighs too much.
 FITTED_FROM = 1000
 #: Largest size at which SQL is counted: what a task executes does not depend on how many there are.
@@ -68,13 +89,10 @@ Points = list[tuple[int, float]]
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
     """Run one case in this process and return its row."""
-    signal.signal(signal.SIGTERM, _leave)
+    if case["what"] in ("durable", "sent"):
+        return durable.measure(case)
+    signal.signal(signal.SIGTERM, leave)
     return peers.measure(case) if "peer" in case else ours.measure(case)
-
-
-def _leave(*_signal: object) -> None:
-    """End by unwinding, so that who stops the benchmark finds none of its files."""
-    sys.exit(143)
 
 
 def in_own_process(case: dict[str, Any], repeat: int = 1) -> dict[str, Any]:
@@ -100,8 +118,8 @@ def exponent(points: Points, fitted_from: int) -> float | None:
 class Bench:
     """Runs the parts that were asked for, prints each row as it is there, and keeps what the exponents need."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._options = options
+    def __init__(self, options: argparse.Namespace, stores: Stores) -> None:
+        self._options, self._stores = options, stores
         self._calls: dict[tuple[str, str], dict[str, Points]] = defaultdict(lambda: defaultdict(list))
         self._times: dict[tuple[str, str], dict[str, Points]] = defaultdict(lambda: defaultdict(list))
 
@@ -115,14 +133,19 @@ class Bench:
         parts = {
             "operations": self._operations, "time": self._time, "memory": self._memory, "statements": self._statements
         }  # fmt: skip
-        for store in options.stores:
+        plain = [store for store in options.stores if store in PLAIN_STORES]
+        for store in plain:
             for pattern in options.patterns:
                 case = {"store": store, "pattern": pattern, "engine": options.engine, "gc": "on"}
                 for part in options.parts:
                     if part in parts:
                         parts[part](case)
-        if "peers" in options.parts:
+        if "durable" in options.parts:
             for store in options.stores:
+                if store in STARTS:
+                    self._durable(store)
+        if "peers" in options.parts:
+            for store in plain:
                 for pattern in options.patterns:
                     for count in self._sizes(store, options.peer_sizes):
                         self._peers(store, pattern, count, [peer for peer in options.peers if peer not in absent])
@@ -156,6 +179,15 @@ class Bench:
         if case["store"] == "sqlite":
             for count in sorted({min(count, STATEMENTS_LIMIT) for count in self._options.counted_sizes}):
                 self._say(in_own_process({"what": "statements", **case, "count": count}))
+
+    def _durable(self, store: str) -> None:
+        address = self._stores.address(store)
+        for pattern in durable.ENGINES if address is not None else ():
+            if pattern in self._options.patterns:
+                case = {"store": store, "address": address, "pattern": pattern, "tasks": self._options.round_tasks}
+                for what in ("durable", "sent"):
+                    prefix = f"bench_{secrets.token_hex(4)}_"
+                    self._say(in_own_process({**case, "what": what, "prefix": prefix, "rounds": self._options.rounds}))
 
     def _peers(self, store: str, pattern: str, count: int, present: list[str]) -> None:
         """A run of ours, then the peers at once after it, so that they meet the same machine; again for each repeat."""
@@ -238,14 +270,21 @@ def _numbers(text: str) -> list[int]:
     return found
 
 
+def _positive(text: str) -> int:
+    (number,) = _numbers(text)
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    description = str(__doc__).replace("WHERE", WHERE)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def add(name: str, kind: Any, default: str, text: str) -> None:
         parser.add_argument(name, type=kind, default=default, metavar="A,B", help=f"{text} (default: {default})")
 
     add("--parts", _choice(*PARTS), ",".join(PARTS), "what to measure, of " + ", ".join(PARTS))
-    add("--stores", _choice(*STORES), ",".join(STORES), "where the flow is kept: nowhere, in memory, in a SQLite file")
+    add("--stores", _choice(*STORES), ",".join(STORES), "where the flow is kept: none is nowhere; a server "
+        "is measured in the part durable only")  # fmt: skip
     add("--patterns", _choice(*PATTERNS), ",".join(PATTERNS), "shapes of flow; graph: layers of ten tasks, three "
         "inputs each; revert: linear, the last task fails and all are reverted")  # fmt: skip
     add("--sizes", _numbers, "10,100,1000,10000,30000,100000", "numbers of tasks to time")
@@ -262,10 +301,19 @@ def _parser() -> argparse.ArgumentParser:
         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--repeat", type=int, default=1, metavar="N",
         help="time each case N times and keep the fastest, for a busy machine (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--rounds", type=_positive, default=11, metavar="N",
+        help="rounds of the part durable (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--round-tasks", type=_positive, default=100, metavar="N",
+        help="tasks of each flow of the part durable (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print each row as one line of JSON")
     return parser
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _leave)
-    Bench(_parser().parse_args()).run()
+    signal.signal(signal.SIGTERM, leave)
+    chosen = _parser().parse_args()
+    try:
+        with Stores(lambda line: print(line, file=sys.stderr if chosen.json else sys.stdout, flush=True)) as opened:
+            Bench(chosen, opened).run()
+    except KeyboardInterrupt:
+        sys.exit(130)

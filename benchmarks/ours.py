@@ -72,7 +72,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         begun = time.perf_counter()
         _warm_up(api, names, case, url and url.replace("bench.db", "warm.db"))
         row["warm_up_ms"] = round((time.perf_counter() - begun) * 1e3, 1)
-        commits = _count_commits(connection) if connection is not None else None
+        commits = count_commits(connection) if connection is not None else None
         if case["gc"] == "off":
             gc.collect()
             gc.disable()
@@ -134,7 +134,8 @@ def _warm_up(api: Any, names: Any, case: dict[str, Any], url: str | None) -> Non
         api.load(connection if url else None, flow, **_options(case)).run()
 
 
-def _count_commits(connection: Any) -> dict[str, int]:
+def count_commits(connection: Any) -> dict[str, int]:
+    """Count the commits of a connection from now on."""
     counts, real = {"commits": 0}, connection.commit
 
     def commit(*args: Any) -> int:
