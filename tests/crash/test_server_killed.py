@@ -24,7 +24,7 @@ from pluggableflow.exceptions import StorageFailure, WrappedFailure
 
 LONG = os.environ.get("PLUGGABLEFLOW_LONG") == "1"
 SEED = int(os.environ.get("PLUGGABLEFLOW_SEED", "1"))
-KILLS = 50 if LONG else 8
+KILLS = 50 if LONG else 6
 WORKERS = 4
 #: Commits of all workers together from one start of the server to the next kill, at most.
 LONGEST_LIFE = 60
