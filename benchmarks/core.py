@@ -249,7 +249,9 @@ def _machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _choice(*allowed: str) -> Any:
+def choice(*allowed: str) -> Any:
+    """Parses a list of words that are allowed."""
+
     def parse(text: str) -> list[str]:
         found = [each.strip() for each in text.split(",") if each.strip()]
         for each in found:
@@ -260,18 +262,20 @@ def _choice(*allowed: str) -> Any:
     return parse
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """Parses a list of numbers from 1."""
     try:
         found = [int(each) for each in text.split(",") if each.strip()]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, such as 100,1000") from None
     if any(each < 1 for each in found):
-        raise argparse.ArgumentTypeError("a flow has at least one task")
+        raise argparse.ArgumentTypeError("the numbers begin at 1")
     return found
 
 
-def _positive(text: str) -> int:
-    (number,) = _numbers(text)
+def positive(text: str) -> int:
+    """Parses one number from 1."""
+    (number,) = numbers(text)
     return number
 
 
@@ -282,18 +286,18 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, kind: Any, default: str, text: str) -> None:
         parser.add_argument(name, type=kind, default=default, metavar="A,B", help=f"{text} (default: {default})")
 
-    add("--parts", _choice(*PARTS), ",".join(PARTS), "what to measure, of " + ", ".join(PARTS))
-    add("--stores", _choice(*STORES), ",".join(STORES), "where the flow is kept: none is nowhere; a server "
+    add("--parts", choice(*PARTS), ",".join(PARTS), "what to measure, of " + ", ".join(PARTS))
+    add("--stores", choice(*STORES), ",".join(STORES), "where the flow is kept: none is nowhere; a server "
         "is measured in the part durable only")  # fmt: skip
-    add("--patterns", _choice(*PATTERNS), ",".join(PATTERNS), "shapes of flow; graph: layers of ten tasks, three "
+    add("--patterns", choice(*PATTERNS), ",".join(PATTERNS), "shapes of flow; graph: layers of ten tasks, three "
         "inputs each; revert: linear, the last task fails and all are reverted")  # fmt: skip
-    add("--sizes", _numbers, "10,100,1000,10000,30000,100000", "numbers of tasks to time")
-    add("--counted-sizes", _numbers, "1000,3000,10000", "numbers of tasks to count calls, memory and SQL at, SQL "
+    add("--sizes", numbers, "10,100,1000,10000,30000,100000", "numbers of tasks to time")
+    add("--counted-sizes", numbers, "1000,3000,10000", "numbers of tasks to count calls, memory and SQL at, SQL "
         f"at no more than {STATEMENTS_LIMIT}")  # fmt: skip
-    add("--peer-sizes", _numbers, "100,1000", "numbers of tasks to compare at; a peer that takes too long at a size "
+    add("--peer-sizes", numbers, "100,1000", "numbers of tasks to compare at; a peer that takes too long at a size "
         "is left out there (peers.LIMITS)")  # fmt: skip
-    add("--peers", _choice(*peers.PACKAGES), ",".join(peers.PACKAGES), "whom to compare with, where installed")
-    add("--gc", _choice("on", "off"), "on,off", "states of Python's garbage collector to time with")
+    add("--peers", choice(*peers.PACKAGES), ",".join(peers.PACKAGES), "whom to compare with, where installed")
+    add("--gc", choice("on", "off"), "on,off", "states of Python's garbage collector to time with")
     parser.add_argument("--durable-limit", type=int, default=10000, metavar="N",
         help="largest number of tasks with a store, memory or SQLite (default: %(default)s)")  # fmt: skip
     parser.add_argument("--engine", default="serial", choices=("serial", "parallel"),
@@ -301,9 +305,9 @@ def _parser() -> argparse.ArgumentParser:
         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--repeat", type=int, default=1, metavar="N",
         help="time each case N times and keep the fastest, for a busy machine (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--rounds", type=_positive, default=11, metavar="N",
+    parser.add_argument("--rounds", type=positive, default=11, metavar="N",
         help="rounds of the part durable (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--round-tasks", type=_positive, default=100, metavar="N",
+    parser.add_argument("--round-tasks", type=positive, default=100, metavar="N",
         help="tasks of each flow of the part durable (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print each row as one line of JSON")
     return parser

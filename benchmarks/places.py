@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import trips
+from stores import deferred
 
 
 class Place(contextlib.AbstractContextManager["Place"], ABC):
@@ -19,14 +20,16 @@ class Place(contextlib.AbstractContextManager["Place"], ABC):
 
     :param address: URL of a server, or a folder
     :param prefix: what the names of all that is written begin with
+    :ivar is_private: the server or the folder goes with the benchmark, so who breaks off need not tidy up
     """
 
     def __init__(self, address: str, prefix: str) -> None:
         self.address, self.prefix = address, prefix
+        self.is_private = False
 
     @abstractmethod
-    def url(self, prefix: str | None = None) -> str:
-        """For ``api.connect``; another prefix is another store."""
+    def url(self) -> str:
+        """For ``api.connect``."""
 
     @abstractmethod
     def trips(self) -> trips.Trips:
@@ -52,19 +55,18 @@ class Place(contextlib.AbstractContextManager["Place"], ABC):
         """From now on the log is to grow only."""
 
     @abstractmethod
-    def remove(self, prefix: str | None = None) -> None:
-        """Delete all that begins with a prefix."""
+    def remove(self) -> None:
+        """Delete all that begins with the prefix."""
 
     @abstractmethod
     def close(self) -> None:
         """Give back what this object has opened."""
 
-    def __exit__(self, *_error: object) -> None:
-        from stores import deferred
-
+    def __exit__(self, kind: object, *_error: object) -> None:
         with deferred():
             try:
-                self.remove()
+                if kind is None or not self.is_private:
+                    self.remove()
             finally:
                 self.close()
 
@@ -82,8 +84,8 @@ def without_prefix(address: str) -> str:
 
 
 class ServerPlace(Place):
-    def url(self, prefix: str | None = None) -> str:
-        return with_prefix(self.address, self.prefix if prefix is None else prefix)
+    def url(self) -> str:
+        return with_prefix(self.address, self.prefix)
 
 
 class SQLPlace(ServerPlace):
@@ -118,9 +120,9 @@ class SQLPlace(ServerPlace):
     def log_bytes(self) -> int | None:
         return int(self.sql.exec_driver_sql(self.log_query).scalar())
 
-    def remove(self, prefix: str | None = None) -> None:
+    def remove(self) -> None:
         for name in ("atoms", "flows", "logbooks", "version", "floor"):
-            self.sql.exec_driver_sql(f"DROP TABLE IF EXISTS {self.prefix if prefix is None else prefix}{name}")
+            self.sql.exec_driver_sql(f"DROP TABLE IF EXISTS {self.prefix}{name}")
 
     def close(self) -> None:
         self._cursor.close()
@@ -184,9 +186,9 @@ class MongoDBPlace(ServerPlace):
         status = self.client.admin.command("serverStatus")
         return int(status["wiredTiger"]["log"]["log bytes written"])
 
-    def remove(self, prefix: str | None = None) -> None:
+    def remove(self) -> None:
         for name in ("atoms", "flows", "logbooks", "version", "floor"):
-            self.database.drop_collection(f"{self.prefix if prefix is None else prefix}{name}")
+            self.database.drop_collection(f"{self.prefix}{name}")
 
     def close(self) -> None:
         self.client.close()
@@ -217,10 +219,9 @@ class RedisPlace(ServerPlace):
         found = self.client.info("persistence")
         return int(found["aof_current_size"]) if found["aof_enabled"] else None
 
-    def remove(self, prefix: str | None = None) -> None:
-        start = self.prefix if prefix is None else prefix
+    def remove(self) -> None:
         with self.client.pipeline(transaction=False) as pipeline:
-            for number, key in enumerate(self.client.scan_iter(f"{start}*", count=1000)):
+            for number, key in enumerate(self.client.scan_iter(f"{self.prefix}*", count=1000)):
                 pipeline.unlink(key)
                 if number % 1000 == 999:
                     pipeline.execute()
@@ -237,11 +238,11 @@ class SQLitePlace(Place):
         super().__init__(address, prefix)
         self._opened: list[sqlite3.Connection] = []
 
-    def _path(self, prefix: str | None) -> Path:
-        return Path(self.address) / f"{self.prefix if prefix is None else prefix}flows.db"
+    def path(self) -> Path:
+        return Path(self.address) / f"{self.prefix}flows.db"
 
-    def url(self, prefix: str | None = None) -> str:
-        return f"sqlite:///{self._path(prefix)}"
+    def url(self) -> str:
+        return f"sqlite:///{self.path()}"
 
     def trips(self) -> trips.Trips:
         return trips.SQLiteTrips()
@@ -265,17 +266,16 @@ class SQLitePlace(Place):
         return "journal_mode=wal,synchronous=full"
 
     def log_bytes(self) -> int | None:
-        return self._path(None).with_name(f"{self._path(None).name}-wal").stat().st_size
+        return self.path().with_name(f"{self.path().name}-wal").stat().st_size
 
     def keep_log(self) -> None:
         """A reader that stays at its snapshot keeps the log from being put back to its start."""
-        reader = self.open(self._path(None))
+        reader = self.open(self.path())
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
-    def remove(self, prefix: str | None = None) -> None:
-        start = self.prefix if prefix is None else prefix
-        for path in Path(self.address).glob(f"{start}*"):
+    def remove(self) -> None:
+        for path in Path(self.address).glob(f"{self.prefix}*"):
             path.unlink()
 
     def close(self) -> None:
@@ -288,11 +288,11 @@ class DirectoryPlace(Place):
         super().__init__(address, prefix)
         self._file: int | None = None
 
-    def _path(self, prefix: str | None) -> Path:
-        return Path(self.address) / f"{self.prefix if prefix is None else prefix}flows"
+    def _path(self) -> Path:
+        return Path(self.address) / f"{self.prefix}flows"
 
-    def url(self, prefix: str | None = None) -> str:
-        return f"dir://{self._path(prefix)}"
+    def url(self) -> str:
+        return f"dir://{self._path()}"
 
     def trips(self) -> trips.Trips:
         return trips.Syncs()
@@ -310,10 +310,10 @@ class DirectoryPlace(Place):
         return "fsync"
 
     def log_bytes(self) -> int | None:
-        return sum(path.stat().st_size for path in self._path(None).glob("books/*/*/journal-*"))
+        return sum(path.stat().st_size for path in self._path().glob("books/*/*/journal-*"))
 
-    def remove(self, prefix: str | None = None) -> None:
-        shutil.rmtree(self._path(prefix), ignore_errors=True)
+    def remove(self) -> None:
+        shutil.rmtree(self._path(), ignore_errors=True)
 
     def close(self) -> None:
         if self._file is not None:

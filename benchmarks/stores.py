@@ -71,6 +71,10 @@ class Stores(contextlib.ExitStack):
             self._addresses[store] = self._open(store)
         return self._addresses[store]
 
+    def is_private(self, store: str) -> bool:
+        """Whether it goes with the benchmark."""
+        return _given(store) is None
+
     def close(self) -> None:
         with deferred():
             super().close()
@@ -85,7 +89,7 @@ class Stores(contextlib.ExitStack):
                 made = tempfile.TemporaryDirectory(prefix="pluggableflow-", ignore_cleanup_errors=True)
                 self._folder = Path(self.enter_context(made))
         folder, start = self._folder / store, STARTS[store]
-        given = os.environ.get(f"PLUGGABLEFLOW_TEST_{store.upper().replace('-', '_')}_URL")
+        given = _given(store)
         if start is None:
             folder.mkdir()
             return str(folder)
@@ -101,3 +105,7 @@ class Stores(contextlib.ExitStack):
             self._say(f"{store} is not measured: {missing}")
             return None
         return str(server.url)
+
+
+def _given(store: str) -> str | None:
+    return os.environ.get(f"PLUGGABLEFLOW_TEST_{store.upper().replace('-', '_')}_URL") if STARTS[store] else None
