@@ -238,4 +238,6 @@ class CommitTests(ConnectionKit):
             changed: dict[str, Record] = {each: {"state": states.RUNNING} for each in (task.uuid, uuid)}
             with pytest.raises(NotFound):
                 connection.commit(claim.lease, 0, Changes(flow={"state": states.RUNNING}, changed=changed))
+            with pytest.raises(LeaseLost):
+                connection.commit(claim.lease, 2, Changes(changed=changed))
             assert (raw("flow", flow.uuid), raw("atom", task.uuid), raw("atom", foreign.uuid)) == before

@@ -12,7 +12,7 @@ from pluggableflow.connection import CANCEL, REQUEST_KINDS, SUSPEND, Changes, Co
 from pluggableflow.exceptions import FlowOwned, InvalidState, LeaseLost, OptionError
 from pluggableflow.middleware import FLOW_COLUMNS, new_uuid
 from pluggableflow.testing.abilities import ConnectionKit
-from pluggableflow.testing.records import FACTORY, LONG, SHORT, Raw, claimed, saved_flow, scan
+from pluggableflow.testing.records import FACTORY, LONG, SHORT, Raw, by_age, claimed, new_book, saved_flow, scan
 
 
 class OwnershipTests(ConnectionKit):
@@ -130,6 +130,13 @@ class OwnershipTests(ConnectionKit):
         flows = [saved_flow(connection, f"f{n}", factory=FACTORY, priority=p) for n, p in enumerate(priorities)]
         expected = sorted(flows, key=lambda flow: (-flow.priority, flow.created_at, flow.uuid))
         assert scan(connection) == [flow.uuid for flow in expected]
+
+    def test_a_scan_takes_flows_of_one_age_by_their_uuids(self, connection: Connection) -> None:
+        book = new_book(*(f"flow{number}" for number in range(10)))
+        for flow in book:
+            flow.factory = FACTORY
+        connection.save_logbook(book)
+        assert scan(connection) == by_age(book)
 
     def test_a_token_of_64_characters_and_a_fraction_of_a_second_are_taken(self, connection: Connection) -> None:
         flow, token = saved_flow(connection), "t" * 63 + "é"

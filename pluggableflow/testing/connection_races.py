@@ -16,7 +16,7 @@ import pytest
 from pluggableflow import codec
 from pluggableflow.connection import SUSPEND, Changes, Claim, Connection, Lease
 from pluggableflow.exceptions import FlowOwned, LeaseLost, NotFound
-from pluggableflow.middleware import LogBook, Record, new_uuid
+from pluggableflow.middleware import AtomDetail, FlowDetail, LogBook, Record, new_uuid
 from pluggableflow.testing.abilities import ConnectionKit
 from pluggableflow.testing.records import FACTORY, LONG, at_once, atom_record, claimed, new_book, saved_flow, scan
 
@@ -83,6 +83,46 @@ class RaceTests(ConnectionKit):
         (winner,) = [claim for claim in at_once(8, evict) if claim is not None]
         assert winner.lease.epoch == 2
         assert connection.commit(winner.lease, 0, Changes()) == 1
+
+    def test_a_release_beside_a_takeover_frees_its_own_lease_only(self, connection: Connection) -> None:
+        for _ in range(5):
+            flow = saved_flow(connection)
+            first = claimed(connection, flow).lease
+
+            def work(number: int, flow: FlowDetail = flow, first: Lease = first) -> Claim | None:
+                return claimed(connection, flow, evict_epoch=1) if number else connection.release(first)
+
+            _released, second = at_once(2, work)
+            assert second.lease.epoch == 2 and connection.renew(second.lease, LONG).now > 0
+
+    def test_an_update_beside_a_claim_comes_first_or_is_refused(self, connection: Connection) -> None:
+        for _ in range(5):
+            flow = saved_flow(connection)
+            task, _retry = flow
+
+            def work(number: int, flow: FlowDetail = flow, task: AtomDetail = task) -> Any:
+                if number == 0:
+                    return claimed(connection, flow)
+                try:
+                    if number == 1:
+                        connection.update_flow_details(flow.copy(retain_contents=False))
+                    else:
+                        connection.update_atom_details(task)
+                except FlowOwned:
+                    return 0
+                return 2
+
+            claim, *raised = at_once(3, work)
+            assert claim.revision == sum(raised)
+            assert connection.commit(claim.lease, claim.revision, Changes()) == claim.revision + 1
+
+    def test_a_book_that_many_threads_save_at_once_is_created_once(self, connection: Connection) -> None:
+        book = new_book("one", "two")
+        copies = [LogBook.from_record(book.to_record(), [flow.copy() for flow in book]) for _ in range(4)]
+        at_once(4, lambda number: connection.save_logbook(copies[number]))
+        stored = connection.get_logbook(book.uuid)
+        assert [len(flow) for flow in stored] == [2, 2] and len(connection.get_logbooks()) == 1
+        assert {copy.created_at for copy in copies} == {stored.created_at}
 
     def test_requests_of_many_threads_are_all_numbered(self, connection: Connection) -> None:
         flow = saved_flow(connection)

@@ -12,7 +12,7 @@ from pluggableflow import states
 from pluggableflow.connection import SUSPEND, Changes, Connection
 from pluggableflow.exceptions import FlowOwned, LeaseLost, NotFound, PluggableFlowError
 from pluggableflow.failure import Failure
-from pluggableflow.middleware import FLOW_OWNERSHIP_COLUMNS, FlowDetail, LogBook, TaskDetail, new_uuid
+from pluggableflow.middleware import FLOW_OWNERSHIP_COLUMNS, FlowDetail, LogBook, RetryDetail, TaskDetail, new_uuid
 from pluggableflow.testing.abilities import STATED, ConnectionKit
 from pluggableflow.testing.records import FACTORY, LONG, SHORT, Raw, claimed, new_book, saved_flow
 
@@ -197,6 +197,17 @@ class RecordTests(ConnectionKit):
         after = connection.get_flow_details(flow.uuid)
         assert (after.name, after.state, after.meta, list(after)) == ("flow", states.PENDING, {}, list(before))
 
+    def test_a_flow_stays_in_the_book_that_it_was_saved_with(self, connection: Connection) -> None:
+        first, second = new_book("flow"), LogBook("second")
+        connection.save_logbook(first)
+        (flow,) = first
+        second.add(flow.copy())
+        connection.save_logbook(second)
+        assert [each.uuid for each in connection.get_flows_for_book(first.uuid)] == [flow.uuid]
+        assert connection.get_flows_for_book(second.uuid) == []
+        connection.destroy_logbook(second.uuid)
+        assert connection.get_flow_details(flow.uuid).parent_uuid == first.uuid
+
     def test_an_empty_book_and_an_empty_flow_are_kept(self, connection: Connection) -> None:
         book, empty = LogBook("book"), LogBook("empty")
         book.add(FlowDetail("flow"))
@@ -328,6 +339,8 @@ class RecordTests(ConnectionKit):
                 assert found.to_record()[column] == value, column
         names = [[each.name for each in connection.get_atoms_for_flow(one.uuid)] for one in (flow, other)]
         assert names == [["renamed", "retry"], ["task", "retry"]]
+        connection.update_atom_details(RetryDetail("renamed", atom.uuid))
+        assert isinstance(connection.get_atom_details(atom.uuid), TaskDetail)
 
     def test_updating_an_atom_fences_an_expired_holder(self, connection: Connection) -> None:
         flow = saved_flow(connection)
@@ -364,6 +377,12 @@ class RecordTests(ConnectionKit):
             assert len(page) <= 3 and page[-1].uuid not in seen, "a page comes again"
             seen += [flow.uuid for flow in page]
         assert seen == expected
+
+    def test_a_search_gives_a_hundred_flows_where_no_limit_is_named(self, connection: Connection) -> None:
+        book = new_book(*(f"flow{number}" for number in range(101)))
+        connection.save_logbook(book)
+        found = connection.find_flows()
+        assert len(found) == 100 and len(connection.find_flows(after=found[-1].uuid)) == 1
 
     def test_conditions_of_a_search_take_any_collection_and_hold_on_every_page(self, connection: Connection) -> None:
         wanted = [states.SUCCESS, states.RUNNING]
