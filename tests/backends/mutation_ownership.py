@@ -192,6 +192,58 @@ _SCANS = (
     ),
 )
 
+_OTHERS = (
+    fault(
+        "a scan takes flows of one age in any order",
+        "flows_of_one_age",
+        Edit("_next_claimable", "*_age(flow))", 'flow["created_at"], [-ord(letter) for letter in flow["uuid"]])'),
+    ),
+    fault(
+        "a lost lease is not told where an atom is missing as well",
+        "cannot_change_an_atom_that_is_not_there",
+        Edit(
+            "commit",
+            "flow = self._flows.get(lease.flow_uuid)",
+            "for uuid in changes.changed:\n"
+            "                if uuid not in self._flow_of:\n"
+            "                    raise NotFound(uuid)\n"
+            "            flow = self._flows.get(lease.flow_uuid)",
+        ),
+    ),
+)
+
+_RACES = (
+    fault(
+        "two who commit at once are both applied",
+        "many_commits_on_one_revision",
+        Edit("commit", "with self._lock:", "if True:"),
+        Edit(
+            "commit", "atoms = self._atoms[lease.flow_uuid]", "meet()\n            atoms = self._atoms[lease.flow_uuid]"
+        ),
+    ),
+    *(
+        fault(
+            f"{what} comes over a claim beside it",
+            "an_update_beside_a_claim",
+            Edit(function, "with self._lock:", "if True:"),
+            Edit(function, "self._check_atoms(", "meet()\n            self._check_atoms("),
+        )
+        for what, function in (("an update", "update_flow_details"), ("an atom's update", "update_atom_details"))
+    ),
+    fault(
+        "a release comes over a claim beside it",
+        "a_release_beside_a_takeover",
+        Edit("release", "with self._lock:", "if True:"),
+        Edit("release", 'flow["token"] = flow', 'meet()\n                flow["token"] = flow'),
+    ),
+    fault(
+        "two who save a book at once both create it",
+        "many_threads_save_at_once",
+        Edit("save_logbook", "with self._lock:", "if True:"),
+        Edit("save_logbook", "if stored is None:", "meet()\n            if stored is None:"),
+    ),
+)
+
 _RENEWALS = (
     fault(
         "a lost lease is renewed",
@@ -254,7 +306,7 @@ _RENEWALS = (
     fault(
         "releasing leaves the token",
         "releasing_frees_the_flow",
-        Edit("release", 'flow["token"] = ', ""),
+        Edit("release", 'flow["token"] = flow["lease_expires_at"] = None', 'flow["lease_expires_at"] = 0'),
     ),
     fault(
         "releasing a lost lease is an error",
@@ -331,4 +383,4 @@ _REQUESTS = (
     ),
 )
 
-OWNERSHIP_FAULTS: tuple[Fault, ...] = (*_CLAIMS, *_SCANS, *_RENEWALS, *_REQUESTS)
+OWNERSHIP_FAULTS: tuple[Fault, ...] = (*_CLAIMS, *_SCANS, *_OTHERS, *_RACES, *_RENEWALS, *_REQUESTS)

@@ -40,6 +40,17 @@ _LIFE = (
 
 _BOOKS = (
     fault(
+        "saving a book takes flows from another one",
+        "stays_in_the_book",
+        Edit(
+            "save_logbook",
+            "flows = [each for",
+            "for detail in book:\n"
+            "                self._flows.get(detail.uuid, {}).update(parent_uuid=book.uuid)\n"
+            "            flows = [each for",
+        ),
+    ),
+    fault(
         "saving a book again overwrites its flows",
         "saving_a_book_again or stored_already_is_left",
         Edit("save_logbook", "if each[0].uuid not in self._flows]", "if True]"),
@@ -147,6 +158,11 @@ _BOOKS = (
 )
 
 _FLOWS = (
+    fault(
+        "an atom's update changes its kind",
+        "writes_every_column_but_its_place",
+        Edit("update_atom_details", '"parent_uuid", "kind")', '"parent_uuid")'),
+    ),
     fault("a lazy flow has atoms", "a_lazy_read_leaves_out", Edit("get_flow_details", "() if lazy else ", "")),
     fault(
         "a flow has no atoms",

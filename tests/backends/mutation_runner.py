@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -81,14 +82,13 @@ class _Recorder:
 
 def run_kit(fault: Fault, folder: Path, selection: str) -> dict[str, Any]:
     """In a child: the kit on a backend with a fault."""
-    if fault.edits:
-        sys.meta_path.insert(0, _Finder(fault))
     recorder = _Recorder()
     options = ["-q", "--no-header", "-p", "no:cacheprovider", "-p", "pytest_timeout", f"-otimeout={TEST_SECONDS}"]
     options += [f"--basetemp={folder / 'kit'}", f"--rootdir={ROOT}", f"-c{ROOT / 'pyproject.toml'}"]
     if selection:
         options += ["-k", selection]
-    if fault is not CONTROL.get(fault.store):
+    if fault.edits:
+        sys.meta_path.insert(0, _Finder(fault))
         options.append("-x")
     code = pytest.main([*options, str(ROOT / "tests" / "backends" / TESTS[fault.store])], plugins=[recorder])
     return {"code": int(code), "passed": recorder.passed, "failed": recorder.failed}
@@ -109,6 +109,8 @@ class _Child:
                 os.dup2(report, 2)
                 answer = run_kit(fault, folder, selection)
                 self._answer.write_text(json.dumps(answer))
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(0)  # threads that a fault has hung must not keep it alive
 
@@ -141,6 +143,7 @@ def main() -> None:
     names, folder, whole = json.load(sys.stdin), Path(sys.argv[1]), sys.argv[2] == "whole"
     os.chdir(ROOT)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # to look for them takes longer than most tests here
+    os.environ.pop("PYTEST_ADDOPTS", None)
     import pluggableflow.testing  # noqa: F401
 
     for name in SHARED:

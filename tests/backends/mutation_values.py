@@ -8,6 +8,11 @@ from backends.mutation_edits import Edit, Fault, faults_of
 fault = faults_of("pluggableflow.connections.memory")
 
 _SEARCHES = (
+    fault(
+        "a search without a limit gives everything",
+        "a_hundred_flows",
+        Edit("find_flows", "limit: int = 100", "limit: int = 2**31"),
+    ),
     *(
         fault(
             f"a search ignores {name}",
