@@ -68,7 +68,7 @@ def fill(place: Place, connection: Connection, kind: str, count: int) -> None:
 
 def _check(connection: Connection, pattern: FlowDetail, copies: int) -> None:
     assert pattern.created_at is not None
-    for number in {1, copies // 2, copies} - {0}:
+    for number in {1, (copies + 1) // 2, copies} if copies else ():
         found = connection.get_flow_details(copy_uuid(number))
         expected = pattern.copy()
         expected.uuid, expected.created_at = found.uuid, pattern.created_at - copies - 1 + number

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import trips
+from counting import Modes
 from stores import deferred
 
 
@@ -237,12 +238,13 @@ class SQLitePlace(Place):
     def __init__(self, address: str, prefix: str) -> None:
         super().__init__(address, prefix)
         self._opened: list[sqlite3.Connection] = []
+        self._modes = Modes()
 
     def path(self) -> Path:
         return Path(self.address) / f"{self.prefix}flows.db"
 
     def url(self) -> str:
-        return f"sqlite:///{self.path()}"
+        return with_prefix(f"sqlite:///{self.path()}", self.prefix)
 
     def trips(self) -> trips.Trips:
         return trips.SQLiteTrips()
@@ -263,6 +265,12 @@ class SQLitePlace(Place):
         self._floor.execute("UPDATE floor SET value = ? WHERE id = 1", (text,))
 
     def durability(self) -> str:
+        """Of the connections that the package has opened by now.
+
+        :raises RuntimeError: those of the floor are in other modes
+        """
+        if self._modes.found != {("wal", "full")}:
+            raise RuntimeError(f"the floor does not know the modes {self._modes.found}")
         return "journal_mode=wal,synchronous=full"
 
     def log_bytes(self) -> int | None:
