@@ -145,10 +145,16 @@ class Server:
     def _end(self, number: int) -> None:
         if self.process is None:
             return
-        for pid in self._processes() if number == signal.SIGKILL else [self.process.pid]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        self.process.wait(START_SECONDS)
+        with contextlib.ExitStack() as opened:
+            handles = []
+            for pid in self._processes() if number == signal.SIGKILL else [self.process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    handles.append(os.pidfd_open(pid))
+                    opened.callback(os.close, handles[-1])
+                    os.kill(pid, number)
+            self.process.wait(START_SECONDS)
+            for handle in handles:  # a start while a child of PostgreSQL lives finds its shared memory in use
+                select.select([handle], [], [], START_SECONDS)
         self.process = None
 
 
@@ -259,22 +265,6 @@ class PostgreSQLServer(Server):
         import psycopg
 
         psycopg.connect(f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres", connect_timeout=5).close()
-
-    def _signal(self, number: int) -> None:
-        """Each child is in a group of its own; one that outlives its parent would finish what it was asked for."""
-        assert self.process is not None
-        pid = self.process.pid
-        os.kill(pid, signal.SIGSTOP)  # no more children
-        with contextlib.ExitStack() as opened:
-            children = []
-            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-                handle = os.pidfd_open(int(child))  # stays that child's, whoever gets its number
-                opened.callback(os.close, handle)
-                signal.pidfd_send_signal(handle, number)
-                children.append(handle)
-            os.kill(pid, number)
-            for handle in children if number == signal.SIGKILL else ():
-                select.select([handle], [], [], START_SECONDS)  # else the next start finds its shared memory in use
 
     @property
     def url(self) -> str:
