@@ -87,12 +87,13 @@ class Modes:
         from sqlalchemy import event, pool
 
         self.found: set[tuple[str, str]] = set()
+        self._key = f"benchmark-{id(self)}"
         event.listen(pool.Pool, "checkout", self._read)
 
     def _read(self, driver: Any, record: Any, _proxy: Any) -> None:
-        if record.info.get("benchmark") is driver:
+        if record.info.get(self._key) is driver:
             return
-        record.info["benchmark"] = driver
+        record.info[self._key] = driver
         if isinstance(driver, sqlite3.Connection) or hasattr(driver, "set_trace_callback"):
             journal = driver.execute("PRAGMA journal_mode").fetchone()[0]
             self.found.add((journal, _SYNCHRONOUS[driver.execute("PRAGMA synchronous").fetchone()[0]]))

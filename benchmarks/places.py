@@ -269,7 +269,8 @@ class SQLitePlace(Place):
 
         :raises RuntimeError: those of the floor are in other modes
         """
-        if self._modes.found != {("wal", "full")}:
+        # A file that is still empty is in another journal mode when it is first looked at.
+        if ("wal", "full") not in self._modes.found or self._modes.synchronous() != "full":
             raise RuntimeError(f"the floor does not know the modes {self._modes.found}")
         return "journal_mode=wal,synchronous=full"
 
