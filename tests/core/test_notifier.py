@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pickle
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,12 +62,12 @@ def test_any_is_no_event_that_can_be_told_of() -> None:
     assert notifier.can_trigger_notification(Notifier.ANY) is False
 
 
-def test_a_callback_is_given_its_own_arguments_after_event_and_details() -> None:
+def test_a_callback_is_given_its_own_arguments_between_event_and_details() -> None:
     heard: Heard = []
     notifier = Notifier()
     notifier.register("done", lambda *args, **kwargs: heard.append((args, kwargs)), args=(1, 2), kwargs={"k": 3})
     notifier.notify("done", {"d": 4})
-    assert heard == [(("done", {"d": 4}, 1, 2), {"k": 3})]
+    assert heard == [(("done", 1, 2, {"d": 4}), {"k": 3})]
 
 
 def test_a_filter_decides_by_the_details_whether_its_callback_is_called() -> None:
@@ -289,3 +291,68 @@ def test_the_notifier_of_a_task_is_restricted_to_its_events() -> None:
 
     assert Plain().notifier.can_be_registered("update_progress")
     assert not Plain().notifier.can_be_registered("anything else")
+
+
+def test_callbacks_for_any_event_are_called_in_their_turn() -> None:
+    heard: Heard = []
+    notifier = Notifier()
+    notifier.register(Notifier.ANY, listener(heard, "first"))
+    notifier.register("done", listener(heard, "second"))
+    notifier.register(Notifier.ANY, listener(heard, "third"))
+    notifier.notify("done")
+    assert names(heard) == ["first", "second", "third"]
+
+
+def test_a_restricted_notifier_tells_nobody_of_an_event_that_is_not_its_own() -> None:
+    heard: Heard = []
+    notifier = RestrictedNotifier(["done"])
+    notifier.register(Notifier.ANY, listener(heard, "any"))
+    notifier.notify("unwatched")
+    notifier.notify(Notifier.ANY)
+    assert heard == []
+    assert not notifier.can_trigger_notification("unwatched")
+    notifier.notify("done")
+    assert names(heard) == ["any"]
+
+
+def test_an_argument_cannot_be_named_as_the_details_are() -> None:
+    notifier = Notifier()
+    with pytest.raises(KeyError, match="details"):
+        notifier.register("done", print, kwargs={"details": 5})
+    assert not notifier
+
+
+def test_a_callback_that_fails_does_not_put_results_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def raising(event: str, details: Mapping[str, Any]) -> None:
+        raise RuntimeError("the callback broke")
+
+    notifier = Notifier()
+    notifier.register("done", raising)
+    notifier.notify("done", {"result": "hunter2"})
+    assert "the callback broke" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_callbacks_registered_by_many_threads_are_all_kept() -> None:
+    notifier = Notifier()
+    callbacks = [listener([], str(number)) for number in range(400)]
+
+    def register(part: int) -> None:
+        for each in callbacks[part::4]:
+            notifier.register("done", each)
+
+    threads = [threading.Thread(target=register, args=(part,)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(notifier) == 400
+
+
+def test_a_notifier_can_be_pickled() -> None:
+    notifier = RestrictedNotifier(["done"])
+    notifier.register("done", print)
+    clone = pickle.loads(pickle.dumps(notifier))
+    assert clone.is_registered("done", print)
+    clone.deregister("done", print)
+    assert (len(notifier), len(clone)) == (1, 0)
