@@ -103,7 +103,13 @@ class Commits:
             atom_document({**record, "parent_uuid": lease.flow_uuid, "revision": 1}, at, number)
             for number, record in enumerate(changes.added)
         ]
-        names = self._checked(held, lease.flow_uuid, added, changes)
+        try:
+            names = self._checked(held, lease.flow_uuid, added, changes)
+        except (StorageFailure, NotFound):
+            # The atoms are read after the flow: they may be those of a holder that has taken it in between.
+            if not self._load(held, lease, revision):
+                return at
+            raise
         columns: Document = {**changes.flow, "revision": at}
         update: Document = {"$set": columns, "$currentDate": {"updated_at": True}}
         columns.pop("updated_at", None)
