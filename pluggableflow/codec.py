@@ -275,6 +275,8 @@ def _step(key: Any) -> str:
 def _own_plain(to_plain: Callable[[Any], Any], value: Any) -> Any:
     try:
         return to_plain(value)
+    except EncodingError as error:
+        raise _Refused(value, error.reason) from error
     except Exception as error:
         raise _Refused(value, f"taking it apart raised {type(error).__name__}") from error
 

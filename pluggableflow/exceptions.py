@@ -89,6 +89,21 @@ class MissingDependencies(DependencyFailure):
         )
 
 
+class MissingSecrets(DependencyFailure):
+    """Secrets that a flow was given in an earlier run and that were not stored. Nothing was run.
+
+    :ivar names: under which they are looked up
+    """
+
+    def __init__(self, flow_name: str, names: Sequence[str]) -> None:
+        self.flow_name, self.names = flow_name, tuple(names)
+        again = ", ".join(f"{name!r}: Secret(...)" for name in names)
+        super().__init__(
+            f"flow {flow_name!r} needs {len(names)} secret(s) that were not stored; give them again:"
+            f" store={{{again}}}, or as the inject of the atom that had them"
+        )
+
+
 class FlowMismatch(PluggableFlowError, ValueError):
     """A flow differs from its stored detail in what has already begun. Nothing was run or changed.
 

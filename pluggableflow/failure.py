@@ -11,6 +11,7 @@ from typing import Any
 
 from pluggableflow import codec
 from pluggableflow.exceptions import InvalidFormat, WrappedFailure
+from pluggableflow.secret import Masks
 
 MESSAGE_LIMIT_CHARACTERS = 16 * 1024
 TRACEBACK_LIMIT_CHARACTERS = 64 * 1024
@@ -195,6 +196,30 @@ class Failure:
             cause._traceback = ""
         return brief
 
+    def masked(self, masks: Masks) -> Failure:
+        """This failure if none of its texts shows a secret, else a copy without the live exception and the secrets.
+
+        What an exception shows is not only its message, so one that has a secret in a note, an argument, or a cause
+        beyond those that are kept is not passed on either.
+        """
+        chain = [each._without(masks) for each in (self, *self.causes)]
+        clean = all(_same_texts(one, other) for one, other in zip((self, *self.causes), chain, strict=True))
+        if clean and (self._exc_info is None or not masks.hit(_everything(self._exc_info[1]))):
+            return self
+        return _linked(chain)[0]
+
+    def _without(self, masks: Masks) -> Failure:
+        """This failure as data, each text masked before it is cut, without causes."""
+        live = self._exc_info
+        raw = self.exception_args if live is None else BaseException.args.__get__(live[1])  # type: ignore[attr-defined]
+        more = self.exception_args[ARGS_LIMIT:]
+        return Failure(
+            exception_str=masks.apply(self._message) if live is None else _message(live[1], masks),
+            traceback_str=masks.apply(self.traceback_str) if live is None else _render(live, masks),
+            exc_type_names=self.exc_type_names,
+            exc_args=(*(_masked_arg(arg, masks) for arg in raw[:ARGS_LIMIT]), *more),
+        )
+
     def __copy__(self) -> Failure:
         return self.copy()
 
@@ -319,17 +344,18 @@ def _bounded(text: str, limit: int) -> str:
     return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
 
 
-def _message(exception: BaseException) -> str:
+def _message(exception: BaseException, masks: Masks | None = None) -> str:
     try:
         text = _exact(exception)
     except Exception as error:
         return f"<the message is lost: its __str__ raised {type(error).__name__}>"
-    return _bounded(text, MESSAGE_LIMIT_CHARACTERS)
+    return _bounded(masks.apply(text) if masks is not None else text, MESSAGE_LIMIT_CHARACTERS)
 
 
-def _repr(value: Any) -> str:
+def _repr(value: Any, masks: Masks | None = None) -> str:
     try:
-        return _bounded(_exact(repr(value)), MESSAGE_LIMIT_CHARACTERS)
+        text = _exact(repr(value))
+        return _bounded(masks.apply(text) if masks is not None else text, MESSAGE_LIMIT_CHARACTERS)
     except Exception as error:
         return f"<{type(value).__name__}, whose __repr__ raised {type(error).__name__}>"
 
@@ -347,7 +373,35 @@ def _storable(arg: Any) -> Any:
         return _repr(arg)
 
 
-def _render(exc_info: ExcInfo) -> str:
+def _masked_arg(arg: Any, masks: Masks) -> Any:
+    """The argument, or its masked text if the secret is in it, be it in a part that its repr does not show."""
+    try:
+        stored = codec.dumps(arg)
+    except Exception:
+        stored = ""
+    if not masks.hit(stored):
+        try:
+            if not masks.hit(repr(arg)):
+                return arg
+        except Exception:
+            return _repr(arg)
+    return masks.apply(arg) if type(arg) is str else _repr(arg, masks)
+
+
+def _everything(exception: BaseException) -> str:
+    """All that is shown of an exception, its notes, the members of a group, and of all that led to it."""
+    try:
+        shown = traceback.format_exception(type(exception), exception, exception.__traceback__)
+    except Exception:
+        shown = []
+    return "".join((*shown, *(_repr(each) for each in (exception, *_chain(exception)))))
+
+
+def _same_texts(one: Failure, other: Failure) -> bool:
+    return one._message == other._message and one.traceback_str == other.traceback_str and _alike(one, other)
+
+
+def _render(exc_info: ExcInfo, masks: Masks | None = None) -> str:
     _, exception, tb = exc_info
     try:
         text = "".join(traceback.format_tb(tb))
@@ -355,7 +409,8 @@ def _render(exc_info: ExcInfo) -> str:
             text += "".join(traceback.format_exception(type(exception), exception, None, chain=False))
     except Exception as error:
         return f"  <the traceback is lost: rendering it raised {type(error).__name__}>\n"
-    return _bounded(_exact(text), TRACEBACK_LIMIT_CHARACTERS)
+    text = _exact(text)
+    return _bounded(masks.apply(text) if masks is not None else text, TRACEBACK_LIMIT_CHARACTERS)
 
 
 def _chain(exception: BaseException) -> list[BaseException]:
