@@ -237,9 +237,10 @@ _DRIVER = (
         "close_may_be_called_again",
         Edit(
             "close",
-            "if self._hot is not None:",
-            "if self._hot is None:\n                raise StorageFailure('closed')\n            else:",
+            "if self._hot",
+            'if self._hot is False:\n                raise StorageFailure("again")\n            if self._hot',
         ),
+        Edit("close", "self._hot = None", "self._hot = False"),
     ),
 )
 

@@ -23,7 +23,7 @@ LONG = os.environ.get("PLUGGABLEFLOW_LONG") == "1"
 LIMIT_SECONDS = 3 * 3600 if LONG else 900
 TESTS = Path(__file__).parent.parent
 #: What an edit raises that does not fit its surroundings. A backend so broken shows nothing about the kit.
-BROKEN = ("NameError", "UnboundLocalError", "ImportError", "SyntaxError", "AttributeError", "TypeError", "setup:")
+BROKEN = ("NameError", "UnboundLocalError", "ImportError", "SyntaxError", "AttributeError", "TypeError")
 
 pytestmark = pytest.mark.timeout(LIMIT_SECONDS)
 
@@ -80,4 +80,5 @@ def test_the_kit_catches_a_fault(answers: dict[str, Any], name: str) -> None:
     answer = answers[name]
     assert answer["failed"], f"nothing failed; pytest returned {answer['code']}; passed: {answer.get('passed')}"
     _test, error = answer["failed"][0]
+    assert not error.startswith(("setup:", "teardown:")), f"no test failed, but {error}"
     assert answer["code"] == 1 and not error.startswith(BROKEN), f"it is only broken: {error}"
