@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 import weakref
@@ -16,10 +15,15 @@ from pluggableflow.middleware import new_uuid
 
 #: Part of a lease at whose end nothing new is started any more if it could not be renewed.
 SAFETY = 1 / 6
+#: Flow and epoch of the leases that this process renews.
+_held: set[tuple[str, int]] = set()
+#: Flows whose lease this process may have, and does not use: the store did not answer when it claimed it or gave it up.
+_left: set[str] = set()
 
 
 def claim(connection: Connection, flow_uuid: str, lease_seconds: float, force: bool = False) -> Claim:
-    """Take the lease of a flow; at once if its holder is a process of this machine that has ended.
+    """Take the lease of a flow; at once if its holder is a process of this machine that has ended, or a run of this
+    process that the store has failed.
 
     :param force: take it from a live holder too, whose next commit is then refused
     :raises FlowOwned: another owner holds it
@@ -32,10 +36,15 @@ def claim(connection: Connection, flow_uuid: str, lease_seconds: float, force: b
                 token=token, owner=me, lease_seconds=lease_seconds, flow_uuid=flow_uuid, evict_epoch=evict
             )
         except FlowOwned as owned:
-            if evict == owned.epoch or not (force or owner.is_gone(owned.owner)):
+            unused = owned.owner == me and flow_uuid in _left and (flow_uuid, owned.epoch) not in _held
+            if evict == owned.epoch or not (force or unused or owner.is_gone(owned.owner)):
                 raise
             evict = owned.epoch
+        except StorageFailure:
+            _left.add(flow_uuid)
+            raise
         else:
+            _left.discard(flow_uuid)
             assert claimed is not None, "a claim by uuid answers or raises"
             return claimed
 
@@ -57,6 +66,7 @@ class LeaseKeeper:
         self._wake = weakref.WeakMethod(wake)
         self._renewed = time.monotonic()
         self._stop = threading.Event()
+        _held.add((self.lease.flow_uuid, self.lease.epoch))
         self._thread = threading.Thread(target=self._renew, name="pluggableflow-lease", daemon=True)
         self._thread.start()
 
@@ -108,10 +118,13 @@ class LeaseKeeper:
         self._stop.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        _held.discard((self.lease.flow_uuid, self.lease.epoch))
 
     def release(self) -> None:
         """Give the lease up; if the store does not answer, it runs out by itself."""
         self.stop()
         if not self.lost:
-            with contextlib.suppress(StorageFailure):
+            try:
                 self._connection.release(self.lease)
+            except StorageFailure:
+                _left.add(self.lease.flow_uuid)

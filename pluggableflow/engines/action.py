@@ -100,9 +100,9 @@ class ActionEngine(Engine):
             return
         self.compile()
         assert self.plan is not None
-        if self.connection is not None:
-            self._take_lease(self.connection)
         try:
+            if self.connection is not None:
+                self._take_lease(self.connection)
             self._read_stored(self.plan)
         except BaseException:
             self.close()

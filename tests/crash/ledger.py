@@ -43,7 +43,7 @@ class Known:
 class Ledger:
     """Records the commits of a connection that are answered, and the calls of tasks.
 
-    :param before: called with the number of each commit, from 1, before it is sent
+    :param before: called before a commit is sent, with its number, from 1, its flow and the revision that it is on
     :ivar commits: how many were sent, a commit that the connection itself sends again counting once
     :ivar acknowledged: how many were answered
     :ivar applied: commits without an answer that were in the store all the same
@@ -51,7 +51,9 @@ class Ledger:
     :ivar repeated: calls whose outcome had been acknowledged before
     """
 
-    def __init__(self, connection: Connection, before: Callable[[int], object] = lambda number: None) -> None:
+    def __init__(
+        self, connection: Connection, before: Callable[[int, str, int], object] = lambda number, flow, revision: None
+    ) -> None:
         self._before, self._real, self._lock = before, connection.commit, threading.Lock()
         self.connection = connection
         self.flows: dict[str, Known] = {}
@@ -65,7 +67,7 @@ class Ledger:
             self.commits += 1
             number, known = self.commits, self.flows.setdefault(lease.flow_uuid, Known())
         known.open = changes
-        self._before(number)
+        self._before(number, lease.flow_uuid, revision)
         try:
             answer = self._real(lease, revision, changes)
         except StorageFailure:

@@ -99,7 +99,7 @@ def run(connection: Connection, ledger: Ledger, make: Made, uuid: str, engine: s
     """The state that the flow ends in; ``None`` if the store failed."""
     detail = connection.get_flow_details(uuid)
     options: dict[str, Any] = {"max_workers": 2} if engine == "parallel" else {}
-    loaded = api.load(connection, make(ledger), detail, engine=engine, lease_seconds=3600, force=True, **options)
+    loaded = api.load(connection, make(ledger), detail, engine=engine, lease_seconds=3600, **options)
     try:
         loaded.run()
     except StorageFailure:

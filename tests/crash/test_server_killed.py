@@ -50,7 +50,7 @@ class Killer:
         self.kills = self.struck = 0
         self.done = False
 
-    def before(self, number: int) -> None:
+    def before(self, number: int, _flow: str, _revision: int) -> None:
         """Commit ``number`` is about to be sent."""
         with self._lock:
             if number < self._next or self.done or not self._alive.is_set():
@@ -121,7 +121,7 @@ def run(connection: Connection, ledger: Ledger, killer: Killer, number: int) -> 
             detail = connection.get_flow_details(uuid)
             if detail.state == expected:
                 return
-            api.load(connection, make(ledger), detail, force=True, **options).run()
+            api.load(connection, make(ledger), detail, **options).run()
         except StorageFailure:
             killer.give_up()
         except (ValueError, WrappedFailure) as error:  # it is wrapped if another run than this one has met it
