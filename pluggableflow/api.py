@@ -20,6 +20,7 @@ from pluggableflow.exceptions import FlowFileError, OptionError
 from pluggableflow.flow import Flow
 from pluggableflow.loader import connection_for, connection_for_client, load_plugin
 from pluggableflow.middleware import FlowDetail, LogBook, TaskDetail
+from pluggableflow.secret import for_store
 from pluggableflow.storage import INJECTOR
 
 
@@ -90,8 +91,9 @@ def load(
 
     :param flow_detail: the stored detail to go on with; without one a new detail is made and stored
     :param book: the logbook that a new detail belongs to; without one a new book is made
-    :param store: initial arguments by name. On a stored detail, new names are added; a value that differs from the
-        stored one is refused with :class:`FlowMismatch`
+    :param store: initial arguments by name; wrap those that nobody may see in :class:`~pluggableflow.secret.Secret`.
+        On a stored detail, new names are added; a value that differs from the stored one is refused with
+        :class:`FlowMismatch`
     :param engine: name of an installed engine type, a class, or an engine, which is returned as it is
     :param options: of the engine type
     """
@@ -118,7 +120,7 @@ def _new_flow_detail(flow: Flow, store: Mapping[str, Any], meta: Mapping[str, An
     detail.meta = dict(meta or {})
     if store:
         injector = TaskDetail(INJECTOR)
-        injector.state, injector.results = states.SUCCESS, dict(store)
+        injector.state, injector.results = states.SUCCESS, for_store(store)
         detail.add(injector)
     return detail
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pluggableflow.failure import Failure
@@ -28,7 +28,7 @@ class Work:
     node: int
     task: Task
     revert: bool
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] = field(repr=False)  # there may be secrets among them
     key: str
     report: Callable[[int, float], None] | None = None
 

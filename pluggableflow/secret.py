@@ -159,6 +159,8 @@ def _forms(leaf: str | bytes) -> set[str]:
     forms = set()
     for text in (leaf, *(line for line in lines if len(line) >= _LINE_CHARACTERS)):
         url = text.encode("utf-8", "replace")
+        both_quotes = text + "'\"", url + b"'\""  # so that repr escapes a quote, as it does next to another one
+        forms |= {repr(both_quotes[0])[1:-4], repr(both_quotes[1])[2:-4], repr(url)[2:-1]}
         forms |= {text, repr(text)[1:-1], quote(url, safe=""), quote(url), quote_plus(url)}
         forms |= {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
     return forms

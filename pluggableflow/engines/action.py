@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from pluggableflow import codec, states
+from pluggableflow import states
 from pluggableflow.compiler import compile as compile_flow
 from pluggableflow.connection import SUSPEND, Connection
 from pluggableflow.engine import Engine
 from pluggableflow.engines.decisions import Decisions
+from pluggableflow.engines.initial import compare
 from pluggableflow.engines.news import News
 from pluggableflow.engines.options import OptionTypes, checked
 from pluggableflow.exceptions import (
@@ -22,6 +23,7 @@ from pluggableflow.exceptions import (
     FlowMismatch,
     LeaseLost,
     MissingDependencies,
+    MissingSecrets,
     NotFound,
     StorageFailure,
     ValueTooLarge,
@@ -136,13 +138,14 @@ class ActionEngine(Engine):
 
     def _take_store(self) -> None:
         """Add the initial arguments; a value that differs from the stored one is a mismatch."""
-        given = self.storage.given
-        differing = [name for name, value in self.store.items() if name in given and not _alike(given[name], value)]
+        new, secrets, differing = compare(self.storage.given, self.store)
         if differing:
             why = [f"the stored value of {name!r}" for name in differing]
             self._mismatched(FlowMismatch(self.storage.flow_uuid, (), (), {INJECTOR: why}))
-        if any(name not in given or name in differing for name in self.store):
-            self.storage.inject(self.store)
+        if new:
+            self.storage.inject(new)
+        if secrets:
+            self.storage.inject(secrets, transient=True)
 
     def _check_mismatch(self, plan: Plan) -> None:
         try:
@@ -165,6 +168,9 @@ class ActionEngine(Engine):
         missing = [each for each in missing if each.name not in self.storage.atom_arguments(each.atom)]
         if missing:
             raise MissingDependencies(self.flow.name, missing)
+        secrets = self.storage.empty_secrets(self.store, self.plan.atoms)
+        if secrets:
+            raise MissingSecrets(self.flow.name, secrets)
 
     def reset(self) -> None:
         self.prepare()
@@ -480,16 +486,3 @@ class ActionEngine(Engine):
         states.check_flow_transition(old, state)
         self.storage.set_flow_state(state)
         self._news.flow(state, old)
-
-
-def _alike(stored: Any, value: Any) -> bool:
-    """Whether two values are equal, or stored as the same text: not everything equals itself after a round trip."""
-    try:
-        if stored is value or bool(stored == value):
-            return True
-    except Exception:  # an array has no truth
-        pass
-    try:
-        return codec.dumps(stored) == codec.dumps(value)
-    except EncodingError:
-        return False

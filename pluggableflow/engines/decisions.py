@@ -132,7 +132,7 @@ class Decisions:
         try:
             nays = {link.depth for link in voters if not link.decider(history=history)}
         except Exception as error:
-            failure = Failure.from_exception(error)
+            failure = storage.masked_failure(Failure.from_exception(error))
             atom = machine.decider_failed(target)
             if atom is None:
                 self.gate_failures[target] = failure

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pluggableflow import codec, states
@@ -14,6 +14,7 @@ from pluggableflow.failure import Failure
 from pluggableflow.flow import Depth
 from pluggableflow.middleware import AtomDetail, FlowDetail, Record, RetryDetail, Scalar, TaskDetail, new_uuids
 from pluggableflow.retry import Retry
+from pluggableflow.secret import Masks, Secret
 
 #: Name of the pseudo-atom that keeps the injected initial arguments.
 INJECTOR = "_PluggableFlow_INJECTOR"
@@ -56,6 +57,7 @@ class FlowRecords:
         self._flow_patch: Record = {}
         self._patches: dict[str, Record] = {}
         self._failures: dict[str, Failure] = {}
+        self._masks: Masks | None = None  # of the secrets that atoms were given
         self.given: dict[str, Any] = {}
         self.pending_bytes = 0
         self.reload(flow_detail)
@@ -260,7 +262,7 @@ class FlowRecords:
 
     def keep_failure(self, node: int, failure: Failure) -> None:
         """Keep what an atom's execute, or a decision about it, raised."""
-        detail = self.node_detail(node)
+        detail, failure = self.node_detail(node), self.masked_failure(failure)
         detail.failure = self._failures[detail.name] = failure
         self._patch(detail, {"failure": codec.dumps(failure)})
 
@@ -271,6 +273,7 @@ class FlowRecords:
         """
         detail = self.node_detail(node)
         text = self.encode(value)
+        failure = self.masked_failure(failure) if failure is not None else None
         detail.revert_results, detail.revert_failure = value, failure
         self._patch(
             detail, {"revert_results": text, "revert_failure": None if failure is None else codec.dumps(failure)}
@@ -280,7 +283,7 @@ class FlowRecords:
         """Add a failure to the latest attempt in a retry's history, without tracebacks: the atom keeps those."""
         detail = self.node_detail(retry)
         assert isinstance(detail, RetryDetail)
-        detail.last_failures[failed_name] = failure.without_traceback()
+        detail.last_failures[failed_name] = self.masked_failure(failure).without_traceback()
         self._patch(detail, {"results": codec.dumps(detail.results)})
 
     def keep_progress(self, node: int, progress: float) -> None:
@@ -314,9 +317,10 @@ class FlowRecords:
             detail.version = version
             self._patch(detail, {"version": ".".join(map(str, version))})
 
-    def arguments(self, atom_name: str, inputs: Iterable[Input]) -> dict[str, Any]:
+    def arguments(self, atom_name: str, inputs: Iterable[Input], reveal: bool = True) -> dict[str, Any]:
         """The arguments for a method of an atom.
 
+        :param reveal: take secrets out of their wrapping; leave them in it where the arguments are only to be shown
         :raises NotFound: a required one is not there; says which
         """
         arguments: dict[str, Any] = {}
@@ -341,13 +345,52 @@ class FlowRecords:
             else:
                 if not is_optional:
                     raise NotFound(f"{atom_name!r} needs {name!r}, which nothing that has run provides")
+        for parameter in arguments:
+            secret = arguments[parameter]
+            if secret.__class__ is Secret and reveal:
+                arguments[parameter] = self._reveal(parameter, secret)
         return arguments
+
+    # -- secrets --------------------------------------------------------------------------------------------------
+
+    def _reveal(self, parameter: str, secret: Secret) -> Any:
+        if secret.is_empty:
+            raise NotFound(f"the secret for {parameter!r} was not stored; give it again")
+        if self._masks is None:
+            self._masks = Masks()
+        self._masks.learn(secret)
+        return secret.reveal()
+
+    def masked(self, text: str) -> str:
+        """The text without the secrets that atoms of this run were given."""
+        return text if self._masks is None else self._masks.apply(text)
+
+    def masked_failure(self, failure: Failure) -> Failure:
+        """The failure without the secrets that atoms of this run were given; then also without its live exception."""
+        return failure if self._masks is None else failure.masked(self._masks)
+
+    def empty_secrets(self, given: Collection[str], atoms: Iterable[Atom | None]) -> list[str]:
+        """The names of secrets whose value was not stored, and is not given again.
+
+        :param given: what is about to be injected; and what ``atoms`` inject into themselves is given, too
+        """
+        found = [name for name in self.given if name not in given and _is_empty(self.given[name])]
+        if self._atom_args:
+            injected = {atom.name: atom.inject for atom in atoms if atom is not None}
+            for atom_name, own in self._atom_args.items():
+                again = injected.get(atom_name, {})
+                found += [name for name in own if name not in again and _is_empty(own[name])]
+        return found
 
     def _keep_failure_of(self, detail: AtomDetail) -> None:
         if detail.failure is None:
             self._failures.pop(detail.name, None)
         else:
             self._failures[detail.name] = detail.failure
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, Secret) and value.is_empty
 
 
 def _identity(detail: AtomDetail) -> dict[str, Scalar]:

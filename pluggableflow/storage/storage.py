@@ -12,6 +12,7 @@ from pluggableflow.exceptions import NotFound
 from pluggableflow.failure import Failure
 from pluggableflow.middleware import AtomDetail, FlowDetail, RetryDetail, TaskDetail
 from pluggableflow.retry import History
+from pluggableflow.secret import Secret, for_store, withheld
 from pluggableflow.storage.flow_records import (
     INJECTOR,
     META_INJECTED,
@@ -48,7 +49,7 @@ class Storage(FlowRecords):
     # -- injected values ------------------------------------------------------------------------------------------
 
     def inject(self, pairs: Mapping[str, Any] | Iterable[tuple[str, Any]], transient: bool = False) -> None:
-        """Give initial arguments to the whole flow.
+        """Give initial arguments to the whole flow. Of a secret, the store keeps only that there is one.
 
         :param transient: keep them in this process only; they are not there after a resumption elsewhere
         """
@@ -57,7 +58,7 @@ class Storage(FlowRecords):
             self._transient.update(pairs)
         else:
             injector = self._by_name.get(INJECTOR)
-            results = {**(injector.results or {} if injector else {}), **pairs}
+            results = {**(injector.results or {} if injector else {}), **for_store(pairs)}
             text = self.encode(results)
             if injector is None:
                 injector = TaskDetail(INJECTOR)
@@ -65,6 +66,10 @@ class Storage(FlowRecords):
                 self._by_name[INJECTOR] = injector
             injector.results, injector.state = results, states.SUCCESS
             self._patch(injector, {"results": text, "state": states.SUCCESS})
+            for name in pairs:
+                if isinstance(self._transient.get(name), Secret):  # it was held here in place of what was stored
+                    del self._transient[name]
+            self._transient.update(withheld(pairs))
         self._merge_given()
         self._written()
 
@@ -74,7 +79,7 @@ class Storage(FlowRecords):
             return
         if not transient:
             detail = self._detail(atom_name)
-            meta = {**detail.meta, META_INJECTED: {**detail.meta.get(META_INJECTED, {}), **pairs}}
+            meta = {**detail.meta, META_INJECTED: {**detail.meta.get(META_INJECTED, {}), **for_store(pairs)}}
             text = self.encode(meta)
             detail.meta = meta
             self._patch(detail, {"meta": text})
@@ -90,7 +95,7 @@ class Storage(FlowRecords):
     def save(self, atom_name: str, result: Any, state: str = states.SUCCESS) -> None:
         """Keep the outcome of an atom, and its state."""
         detail = self._detail(atom_name)
-        detail.put(state, result)
+        detail.put(state, self.masked_failure(result) if isinstance(result, Failure) else result)
         self._keep_failure_of(detail)
         self._patch(detail, {key: value for key, value in detail.to_record().items() if key in _OUTCOME})
         self._written()
@@ -98,7 +103,7 @@ class Storage(FlowRecords):
     def save_retry_failure(self, retry_name: str, failed_atom_name: str, failure: Failure) -> None:
         """Add a failure to the latest attempt in a retry's history, without tracebacks: the atom keeps those."""
         detail = self._retry_detail(retry_name)
-        detail.last_failures.setdefault(failed_atom_name, failure.without_traceback())
+        detail.last_failures.setdefault(failed_atom_name, self.masked_failure(failure).without_traceback())
         self._patch(detail, {"results": codec.dumps(detail.results)})
         self._written()
 
