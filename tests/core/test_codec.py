@@ -232,7 +232,7 @@ class Count(int):
         ([ValueError("x")], "$[0]", "ValueError"),
         ([Color], "$[0]", "enum.EnumType" if sys.version_info >= (3, 11) else "enum.EnumMeta"),
     ],
-    ids=str,
+    ids=lambda value: str(value).split(" at 0x")[0],
 )
 def test_a_value_that_would_not_come_back_is_refused_with_its_path(value: Any, path: str, type_name: str) -> None:
     with pytest.raises(EncodingError) as caught:
