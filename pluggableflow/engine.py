@@ -11,6 +11,7 @@ from pluggableflow.connection import Connection
 from pluggableflow.flow import Flow
 from pluggableflow.middleware import FlowDetail
 from pluggableflow.notifier import Notifier
+from pluggableflow.plan import Plan
 from pluggableflow.storage import Storage
 
 #: Version of this contract. A plugin declares the one it was written against.
@@ -23,6 +24,7 @@ class Engine(ABC):
     :param connection: where the detail is kept; ``None`` for a run that lives in memory
     :param options: what the engine type offers; an unknown one is refused with :class:`OptionError`
     :cvar contract_version: the ``CONTRACT_VERSION`` that this engine type was written against
+    :ivar plan: of the flow, once it is compiled
     :ivar store: initial arguments that :meth:`prepare` injects
     :ivar notifier: tells of the flow: event = new state, details ``flow_name, flow_uuid, old_state``
     :ivar atom_notifier: tells of atoms: event = new state, details ``task_name, task_uuid`` (or ``retry_...``),
@@ -43,6 +45,7 @@ class Engine(ABC):
         self.options = dict(options)
         self.notifier = Notifier()
         self.atom_notifier = Notifier()
+        self.plan: Plan | None = None
         self.store: dict[str, Any] = {}
         self.storage = Storage(flow_detail, connection)
 

@@ -69,7 +69,6 @@ class ActionEngine(Engine):
         self, flow: Flow, flow_detail: FlowDetail, connection: Connection | None, options: Mapping[str, Any]
     ) -> None:
         super().__init__(flow, flow_detail, connection, checked(options, self.option_types, type(self).__name__))
-        self.plan: Plan | None = None
         self._machine: Machine | None = None
         self._keeper: LeaseKeeper | None = None
         self._revision = flow_detail.revision
@@ -302,6 +301,8 @@ class ActionEngine(Engine):
                 self._set_flow_state(states.SUSPENDED if suspended else machine.final_state)
                 self._commit()
                 self._news.tell()
+                if self._news.heard:
+                    self._commit()
                 yield storage.get_flow_state()
                 return
             if sleeping:
@@ -475,6 +476,8 @@ class ActionEngine(Engine):
         self._set_flow_state(states.SUSPENDED if machine.has_work() else machine.final_state)
         self._commit()
         self._news.tell()
+        if self._news.heard:
+            self._commit()
 
     def _set_flow_state(self, state: str) -> None:
         old = self.storage.get_flow_state()

@@ -19,6 +19,8 @@ class News:
     """Transitions of one run that listeners have not been told of.
 
     The outcomes of a wake-up are told after its commit; a start is told as it is handed out.
+
+    :ivar heard: whether a listener was told of anything, and may have written something
     """
 
     def __init__(self, plan: Plan, storage: Storage, flow_notifier: Notifier, atom_notifier: Notifier) -> None:
@@ -27,6 +29,7 @@ class News:
         self._atoms: list[tuple[int, str, str]] = []
         self._starts: dict[int, str] = {}
         self._flow: list[tuple[str, str]] = []
+        self.heard = False
 
     def atom(self, node: int, state: str, old: str) -> None:
         if old != state and (old, state) != _WITHDRAWN and self._atom_notifier:
@@ -36,7 +39,10 @@ class News:
         self._flow.append((state, old))
 
     def tell(self, starts: Collection[int] = ()) -> None:
-        """Tell all but the starts, which wait for :meth:`tell_start`."""
+        """Tell all but the starts, which wait for :meth:`tell_start`. A flow begins before its atoms."""
+        for state, old in self._flow:
+            if state == states.RUNNING:
+                self.tell_flow(state, old)
         self._starts = dict.fromkeys(starts, "")
         for node, state, old in self._atoms:
             if node in self._starts and state == self._storage.node_detail(node).state and state in _STARTED:
@@ -45,7 +51,8 @@ class News:
                 self._tell_atom(node, state, old)
         self._atoms.clear()
         for state, old in self._flow:
-            self.tell_flow(state, old)
+            if state != states.RUNNING:
+                self.tell_flow(state, old)
         self._flow.clear()
 
     def tell_start(self, node: int) -> None:
@@ -57,6 +64,7 @@ class News:
         if self._flow_notifier:
             storage = self._storage
             details = {"flow_name": storage.flow_name, "flow_uuid": storage.flow_uuid, "old_state": old}
+            self.heard = True
             self._flow_notifier.notify(state, details)
 
     def _tell_atom(self, node: int, state: str, old: str) -> None:
@@ -69,9 +77,10 @@ class News:
             "old_state": old,
         }
         if state == states.SUCCESS:
-            details["result"] = detail.results
+            details["result"] = detail.last_results
         elif state == states.FAILURE:
             details["result"] = detail.failure
         elif state in (states.REVERTED, states.REVERT_FAILURE):
             details["result"] = detail.revert_failure if detail.revert_failure is not None else detail.revert_results
+        self.heard = True
         self._atom_notifier.notify(state, details)
