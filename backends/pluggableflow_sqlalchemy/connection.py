@@ -53,6 +53,9 @@ PRODUCTS: dict[str, type[Database]] = {
     "mysql": MySQL,
     "mariadb": MySQL,
 }
+#: How often a scan looks again when all that it found was locked by others.
+_SCANS = 10
+
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -379,24 +382,38 @@ class SQLAlchemyConnection(Connection):
         flow_uuid: str | None = None,
         evict_epoch: int | None = None,
     ) -> Claim | None:
-        statements = self._statements
-        with self._writing() as connection:
-            if flow_uuid is not None:
-                row = _found(connection, statements.locked_flow, flow_uuid, "flow")
-            else:
-                found = _first(connection, statements.flow_of_token, mine=token)
-                found = found or _first(connection, statements.next_runnable)
-                if found is None:
-                    return None
-                row = found
-            epoch = row["epoch"]
-            if row["token"] != token:
-                if evict_epoch is None or evict_epoch != epoch:
-                    _refuse_if_leased(row)
-                epoch += 1
-            expires_at = row["now"] + int(lease_seconds * 1e6)
-            values = {"token": token, "owner": owner, "epoch": epoch, "lease_expires_at": expires_at}
-            connection.execute(statements.change_flow, {"key": row["uuid"], **values})
+        for _scan in range(_SCANS):
+            with self._writing() as connection:
+                if flow_uuid is not None:
+                    row: Any = _found(connection, self._statements.locked_flow, flow_uuid, "flow")
+                else:
+                    row = _first(connection, self._statements.flow_of_token, mine=token)
+                    row = row or _first(connection, self._statements.next_runnable)
+                    if row is None and connection.execute(self._statements.runnable).first() is None:
+                        return None
+                if row is not None:
+                    return self._take(connection, row, token, owner, lease_seconds, evict_epoch)
+            # Others that scan have locked all that come first: look at what is left.
+        return None
+
+    def _take(
+        self,
+        connection: SQLConnection,
+        row: Mapping[str, Any],
+        token: str,
+        owner: str,
+        lease_seconds: float,
+        evict_epoch: int | None,
+    ) -> Claim:
+        """Write a lease into a locked flow, if it is free for it."""
+        epoch = row["epoch"]
+        if row["token"] != token:
+            if evict_epoch is None or evict_epoch != epoch:
+                _refuse_if_leased(row)
+            epoch += 1
+        expires_at = row["now"] + int(lease_seconds * 1e6)
+        values = {"token": token, "owner": owner, "epoch": epoch, "lease_expires_at": expires_at}
+        connection.execute(self._statements.change_flow, {"key": row["uuid"], **values})
         lease = Lease(row["uuid"], token, epoch, owner, expires_at)
         return Claim(lease, row["revision"], row["now"], pending_request(row))
 

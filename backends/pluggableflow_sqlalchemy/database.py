@@ -27,11 +27,15 @@ _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.02, 1.0
 #: Connections of a parent process, kept for good: to close or collect them in the child could disturb the parent.
 INHERITED: list[Any] = []
 
+_RUNNABLE = "state IN ('PENDING', 'RESUMING', 'REVERTING', 'RUNNING') AND factory IS NOT NULL"
+assert all(f"'{state}'" in _RUNNABLE for state in states.RUNNABLE)
 #: What the migrations have made an index of, letter by letter.
-CLAIM_PLACE = (
-    "CASE WHEN state IN ('PENDING', 'RESUMING', 'REVERTING', 'RUNNING') AND factory IS NOT NULL THEN -priority END"
+CLAIM_PLACE = f"CASE WHEN {_RUNNABLE} AND token IS NULL AND wake_at IS NULL THEN -priority END"
+CLAIM_FROM = (
+    f"CASE WHEN {_RUNNABLE} AND (token IS NOT NULL OR wake_at IS NOT NULL) THEN CASE"
+    " WHEN token IS NULL OR coalesce(lease_expires_at, 0) < coalesce(wake_at, 0) THEN wake_at"
+    " ELSE coalesce(lease_expires_at, 0) END END"
 )
-assert all(f"'{state}'" in CLAIM_PLACE for state in states.RUNNABLE)
 
 
 class Database(ABC):
@@ -43,8 +47,10 @@ class Database(ABC):
     :cvar driver_parameters: parameters that are handed to the driver
     :cvar extra: the extra of our distribution that installs the driver
     :cvar clock: the store's time as an expression, UTC microseconds
-    :cvar claim_place: where a flow stands among those that a scan may claim, lowest first; NULL: it may not. There is
-        an index of it, so a claim costs the same with many flows
+    :cvar claim_place: where a flow stands among those that a scan may claim at any time, lowest first; NULL: it is
+        none of them. There is an index of it
+    :cvar claim_from: the time from which a scan may claim a flow that is leased or asleep; NULL: it is neither, or
+        may never be claimed so. There is an index of it, so a scan walks past none of those
     :cvar begin_read: statements that begin a transaction which sees one snapshot
     :cvar begin_write: statements that begin a transaction which reads what is newest
     """
@@ -54,6 +60,7 @@ class Database(ABC):
     extra: ClassVar[str] = "all"
     clock: ClassVar[ColumnElement[int]]
     claim_place: ClassVar[ColumnElement[int]] = literal_column(f"({CLAIM_PLACE})", BigInteger())
+    claim_from: ClassVar[ColumnElement[int]] = literal_column(f"({CLAIM_FROM})", BigInteger())
     begin_read: ClassVar[tuple[str, ...]]
     begin_write: ClassVar[tuple[str, ...]]
     durable = True
@@ -64,6 +71,11 @@ class Database(ABC):
         self.engine, self.tables = engine, tables
         self.where = engine.url.render_as_string(hide_password=True)
         self.errors: tuple[type[Exception], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error)
+
+    @property
+    def index_clock(self) -> ColumnElement[int]:
+        """The clock in a condition that an index is to serve."""
+        return self.clock
 
     @classmethod
     @abstractmethod

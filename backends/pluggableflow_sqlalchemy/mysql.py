@@ -45,8 +45,9 @@ class MySQL(Database):
     )  # fmt: skip
     extra = "mysql"
     clock = literal_column(_CLOCK, BigInteger())
-    # MariaDB has no index of an expression, so this one is a column.
+    # MariaDB has no index of an expression, so these are columns.
     claim_place = literal_column("claim_place", BigInteger())
+    claim_from = literal_column("claim_from", BigInteger())
     begin_read = (
         "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",

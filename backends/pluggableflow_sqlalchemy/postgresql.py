@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import URL, BigInteger, create_engine, event, literal_column, text
+from sqlalchemy import URL, BigInteger, ColumnElement, create_engine, event, literal_column, text
 from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import Engine as SQLEngine
 
@@ -53,6 +53,12 @@ class PostgreSQL(Database):
     )  # fmt: skip
     extra = "postgresql"
     clock = literal_column(_CLOCK, BigInteger())
+
+    @property
+    def index_clock(self) -> ColumnElement[int]:
+        # Nothing is looked up in an index by a value that may change from row to row.
+        return literal_column(_CLOCK.replace("clock_timestamp", "statement_timestamp"), BigInteger())
+
     begin_read = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
     begin_write = ("BEGIN",)
 

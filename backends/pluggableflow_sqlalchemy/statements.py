@@ -6,10 +6,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Select, Table, and_, bindparam, delete, insert, literal_column, or_, select, update
+from sqlalchemy import Select, Table, and_, bindparam, delete, insert, literal_column, or_, select, union_all, update
 
 from pluggableflow_sqlalchemy.database import Database
 from pluggableflow_sqlalchemy.types import Number, ShortText
+
+#: Of how many flows a scan takes the first that no other scan has locked.
+_CANDIDATES = 16
 
 
 class Statements:
@@ -42,12 +45,23 @@ class Statements:
 
         self.held_flow = select(flows).where(held)
         self.flow_of_token = flow_and_now.where(flows.c.token == mine).with_for_update()
+        place, since = database.claim_place, database.claim_from
+        order = (-flows.c.priority, *_age(flows))
+        # Comparisons with a number, since SQLite would walk over all NULLs of an index to find what IS NOT NULL.
+        lowest = literal_column(f"-{2**63 - 1}", Number)
+        free = select(flows.c.uuid).where(place >= lowest).order_by(place, *_age(flows)).limit(_CANDIDATES)
+        due = (
+            select(flows.c.uuid)
+            .where(since >= lowest, since <= database.index_clock)
+            .order_by(*order)
+            .limit(_CANDIDATES)
+        )
+        #: The first of those that a scan may claim: of the free ones, and of those whose lease or sleep is over.
+        self.runnable = union_all(select(free.subquery().c.uuid), select(due.subquery().c.uuid))
         self.next_runnable = (
-            # A comparison, since SQLite would walk over all NULLs of the index to find what IS NOT NULL.
-            flow_and_now.where(database.claim_place >= literal_column(f"-{2**63 - 1}", Number))
-            .where(or_(flows.c.token.is_(None), flows.c.lease_expires_at <= clock))
-            .where(or_(flows.c.wake_at.is_(None), flows.c.wake_at <= clock))
-            .order_by(database.claim_place, *_age(flows))
+            flow_and_now.where(flows.c.uuid.in_(select(self.runnable.subquery().c.uuid)))
+            .where(or_(place >= lowest, and_(since >= lowest, since <= clock)))
+            .order_by(*order)
             .limit(1)
             .with_for_update(skip_locked=True)
         )

@@ -211,10 +211,13 @@ def test_a_claim_by_scan_reads_an_index_in_order(mariadb_url: str, prefix: str) 
             flow.factory, flow.state = FACTORY, states.SUCCESS if number % 2 else states.PENDING
             book.add(flow)
         connection.save_logbook(book)
-        query = str(connection._statements.next_runnable.compile(connection._database.engine))
+        query = connection._statements.next_runnable.compile(
+            connection._database.engine, compile_kwargs={"literal_binds": True}
+        )
     run(mariadb_url, f"ANALYZE TABLE {prefix}flows")
-    (plan,) = run(mariadb_url, f"EXPLAIN {query}", {"param_1": 1} if "%(param_1)s" in query else (1,))
-    assert plan["key"] == f"{prefix}flows_by_claim" and "filesort" not in plan["Extra"]
+    plan = run(mariadb_url, f"EXPLAIN {query}")
+    assert {f"{prefix}flows_by_claim", f"{prefix}flows_by_claim_from"} <= {row["key"] for row in plan}
+    assert not [row for row in plan if row["table"] == f"{prefix}flows" and row["type"] == "ALL"]
 
 
 def test_of_threads_that_save_one_new_book_all_succeed(mariadb_url: str, prefix: str) -> None:

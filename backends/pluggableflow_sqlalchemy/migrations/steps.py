@@ -4,6 +4,7 @@ was cut short."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,4 +38,7 @@ def drop_index(name: str, table: str) -> None:
 
 
 def _indexes(table: str) -> set[str | None]:
-    return {each["name"] for each in _inspector().get_indexes(table)}
+    """Names, but of indexes of expressions, which the products with such steps do not have."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sa.exc.SAWarning)
+        return {each["name"] for each in _inspector().get_indexes(table)}
