@@ -93,9 +93,10 @@ class Books:
             raise StorageFailure(f"saving logbook {book.uuid} took over an hour and was given up; save it again")
         book.created_at, book.updated_at = int(answer[1]), int(answer[2])
         for detail in created:
-            detail.created_at = detail.updated_at = time
-            # Somebody else who saves the same flow may have replaced what was not yet to be seen.
-            if int(self._client.run(lease_scripts.UNMARK, self._keys.flow(detail.uuid), (mark,))) == time:
+            # Somebody else who saves the same flow may have replaced what was not yet to be seen, or destroyed it.
+            stored = int(self._client.run(lease_scripts.UNMARK, self._keys.flow(detail.uuid), (mark,)))
+            detail.created_at = detail.updated_at = stored or time
+            if stored == time:
                 del members[detail.uuid]
         if new or book_member:
             superfluous = [book_member] if book_member and book.created_at != time else []

@@ -123,6 +123,8 @@ class RaceTests(ConnectionKit):
         stored = connection.get_logbook(book.uuid)
         assert [len(flow) for flow in stored] == [2, 2] and len(connection.get_logbooks()) == 1
         assert {copy.created_at for copy in copies} == {stored.created_at}
+        ages = {flow.uuid: flow.created_at for flow in stored}
+        assert all(flow.created_at in (None, ages[flow.uuid]) for copy in copies for flow in copy)
 
     def test_requests_of_many_threads_are_all_numbered(self, connection: Connection) -> None:
         flow = saved_flow(connection)
