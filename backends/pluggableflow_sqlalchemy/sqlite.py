@@ -19,6 +19,7 @@ from sqlalchemy.pool import StaticPool
 
 from pluggableflow.connection import Changes, Lease
 from pluggableflow.exceptions import ForeignStore, OptionError, StorageFailure
+from pluggableflow.middleware import ATOM_COLUMNS
 from pluggableflow_sqlalchemy.database import INHERITED, LOCK_SECONDS, Database, close_quietly, detached, own_engine
 from pluggableflow_sqlalchemy.tables import Tables
 
@@ -109,20 +110,21 @@ class SQLite(Database):
         # Everything is made ready before the transaction begins, so that it holds the lock for the statements only.
         flow = {**changes.flow, "revision": revision + 1, "updated_at": wall_clock()}
         fence = _fence(self.tables.flows.name, tuple(flow)), (*flow.values(), lease.flow_uuid, lease.token, revision)
-        statements: list[tuple[str, tuple[Any, ...]]] = []
+        # Rows of one shape go through one statement.
+        batches: dict[str, list[tuple[Any, ...]]] = {}
         for record in changes.added:
             values = {**record, "parent_uuid": lease.flow_uuid, "revision": 1}
-            statements.append((_insert(self.tables.atoms.name, tuple(values)), tuple(values.values())))
+            added = _insert(self.tables.atoms.name, ATOM_COLUMNS)
+            batches.setdefault(added, []).append(tuple([values[column] for column in ATOM_COLUMNS]))
         for uuid, columns in changes.changed.items():
-            statements.append(
-                (_update_atom(self.tables.atoms.name, tuple(columns)), (*columns.values(), uuid, lease.flow_uuid))
-            )
+            update = _update_atom(self.tables.atoms.name, tuple(columns))
+            batches.setdefault(update, []).append((*columns.values(), uuid, lease.flow_uuid))
         with self._hot_connection() as connection:
             cursor = connection.cursor()
             try:
                 cursor.execute("BEGIN IMMEDIATE")
                 applied = cursor.execute(*fence).rowcount and all(
-                    cursor.execute(*statement).rowcount for statement in statements
+                    cursor.executemany(statement, rows).rowcount == len(rows) for statement, rows in batches.items()
                 )
                 cursor.execute("COMMIT" if applied else "ROLLBACK")
             except BaseException:

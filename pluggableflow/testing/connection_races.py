@@ -85,7 +85,7 @@ class RaceTests(ConnectionKit):
         assert connection.commit(winner.lease, 0, Changes()) == 1
 
     def test_a_release_beside_a_takeover_frees_its_own_lease_only(self, connection: Connection) -> None:
-        for _ in range(5):
+        for _ in range(20):
             flow = saved_flow(connection)
             first = claimed(connection, flow).lease
 

@@ -78,18 +78,18 @@ _TRANSACTIONS = (
     database_fault(
         "a commit passes over atoms that are not there",
         "a_commit_cannot_change_an_atom_that_is_not_there",
-        Edit("commit", "cursor.execute(*statement).rowcount", "cursor.execute(*statement)"),
+        Edit("commit", ".rowcount == len(rows) for", " for"),
     ),
     connection_fault(
         "a process that claims looks and writes in two transactions",
         "of_many_threads_that_claim",
         Edit(
-            "claim",
-            "            connection.execute(statements.change_flow",
-            '            connection.exec_driver_sql("COMMIT")\n'
-            "            meet()\n"
-            '            connection.exec_driver_sql("BEGIN IMMEDIATE")\n'
-            "            connection.execute(statements.change_flow",
+            "_take",
+            "        connection.execute(self._statements.change_flow",
+            '        connection.exec_driver_sql("COMMIT")\n'
+            "        meet()\n"
+            '        connection.exec_driver_sql("BEGIN IMMEDIATE")\n'
+            "        connection.execute(self._statements.change_flow",
         ),
     ),
     connection_fault(
