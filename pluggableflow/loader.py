@@ -85,6 +85,11 @@ def _import(group: str, point: EntryPoint) -> Any:
             return point.load()
         except Exception as error:
             errors.append(error)
+    if point.extras and isinstance(errors[0], ModuleNotFoundError):
+        raise PluginError(
+            f"{point.name!r} of {group} needs {errors[0].name}, which is not installed;"
+            f" pip install '{_distribution(point)}[{','.join(point.extras)}]'"
+        ) from errors[0]
     raise PluginError(
         f"{point.name!r} of {group} cannot be loaded: {point.value} of {_owner(point)} raised"
         f" {type(errors[0]).__name__}: {errors[0]}; repair it: pip install --force-reinstall {_distribution(point)}"

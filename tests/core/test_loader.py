@@ -83,6 +83,12 @@ def test_a_broken_plugin_names_its_distribution_the_error_and_the_command(instal
     assert "pip install --force-reinstall broken" in text
 
 
+def test_a_plugin_whose_extra_is_not_installed_names_the_extra(install: Install) -> None:
+    install("lean", ENGINES, "lean", "loader_test_lean:Engine [steam]", "import no_such_boiler\n")
+    text = message(ENGINES, "lean")
+    assert "'lean' of pluggableflow.engines needs no_such_boiler" in text and "pip install 'lean[steam]'" in text
+
+
 def test_a_plugin_whose_module_is_gone_is_broken(install: Install) -> None:
     install("gone", ENGINES, "gone", "loader_test_gone:Engine")
     assert "ModuleNotFoundError" in message(ENGINES, "gone")
