@@ -4,15 +4,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from types import CoroutineType
 from typing import Any, ClassVar
 
+from pluggableflow.exceptions import NotRun
 from pluggableflow.failure import Failure
 from pluggableflow.task import Task
 
 #: Version of this contract. A plugin declares the one it was written against.
 CONTRACT_VERSION = 1
+#: So often may the worker of one piece of work die before that fails.
+WORKER_DEATHS = 3
 
 
 @dataclass(slots=True)
@@ -21,7 +27,7 @@ class Work:
 
     :ivar node: index in the plan; comes back with the outcome
     :ivar revert: whether ``revert`` is meant, else ``execute``
-    :ivar report: takes the node and what its task says of its progress, from any thread
+    :ivar report: takes the node and what its task says of its progress: a number and details, from any thread
     :ivar key: idempotency key ``flow uuid/atom uuid/attempt/execute|revert``
     """
 
@@ -30,7 +36,11 @@ class Work:
     revert: bool
     arguments: dict[str, Any] = field(repr=False)  # there may be secrets among them
     key: str
-    report: Callable[[int, float], None] | None = None
+    report: Callable[[int, float, Mapping[str, Any]], None] | None = None
+
+    def failed(self, error: BaseException) -> Outcome:
+        """The outcome of work that an exception ended outside :func:`carry_out`, or kept from being run."""
+        return Outcome(self.node, self.revert, None, Failure.from_exception(error))
 
 
 @dataclass(slots=True)
@@ -46,7 +56,8 @@ class Outcome:
 def carry_out(work: Work) -> Outcome:
     """Run the method in this thread, between its pre_ and post_ hooks; never raises an ``Exception``.
 
-    What a hook raises counts as the method's failure, unless that failed already.
+    A coroutine that it returns is run to its end, in an event loop of its own. What a hook raises counts as the
+    method's failure, unless that failed already.
     """
     task = work.task
     task.idempotency_key, task._report, task._node = work.key, work.report, work.node
@@ -55,9 +66,14 @@ def carry_out(work: Work) -> Outcome:
     else:
         before, method, after = task.pre_execute, task.execute, task.post_execute
     value, failure = None, None
+    task._has_reported = False
+    if task._notifier is not None:
+        task.update_progress(0.0)
     try:
         before()
         value = method(**work.arguments)
+        if type(value) is CoroutineType:
+            value = _run_to_end(value)
     except Exception as error:
         failure = Failure.from_exception(error)
     try:
@@ -65,30 +81,79 @@ def carry_out(work: Work) -> Outcome:
     except Exception as error:
         if failure is None:
             value, failure = None, Failure.from_exception(error)
+    if task._has_reported and failure is None:
+        task.update_progress(1.0)
     return Outcome(work.node, work.revert, value, failure)
+
+
+def _run_to_end(coroutine: CoroutineType[Any, Any, Any]) -> Any:
+    import asyncio  # late: it takes longer to import than the core
+
+    try:
+        if asyncio._get_running_loop() is None:
+            return asyncio.run(coroutine)
+        # The engine itself is run by a coroutine, whose loop it blocks; a thread can have only one.
+        with ThreadPoolExecutor(1, "pluggableflow_coroutine") as pool:
+            return pool.submit(copy_context().run, asyncio.run, coroutine).result()
+    except asyncio.CancelledError as error:  # no Exception, but nobody meant to end this thread
+        raise NotRun("the coroutine was cancelled from inside") from error
 
 
 class Executor(ABC):
     """Runs work and hands back outcomes, in any order.
 
+    *What travels.* :class:`Work`: the task, which method, its arguments, the idempotency key. An executor that runs
+    it elsewhere says ``picklable = True`` and sends a copy of the task; what that changes in itself is lost. Listeners
+    of the task stay behind.
+
+    *What comes back.* One :class:`Outcome` for each piece of work, a result or a failure, with causes; from another
+    process a failure comes as data, without the live exception. Before it, from any thread, what the task says of its
+    progress, through :meth:`Work.progressed`. Work that cannot be pickled, or whose result cannot, fails with
+    :class:`~pluggableflow.exceptions.NotPicklable`, which names atom and part; nothing else is disturbed. The times of
+    an atom are the engine's, which takes them as it hands work out and takes outcomes; an executor measures nothing.
+
+    *When a worker dies* with a piece of work, the same work, with the same idempotency key, is run again by another.
+    After :data:`WORKER_DEATHS` such deaths it fails with :class:`~pluggableflow.exceptions.WorkerDied`. Other work is
+    not disturbed, and no worker outlives the process of its engine.
+
+    *Pools* that were given to an executor are used, no further than ``max_workers`` at once, and left running.
+
+    An ``async def`` method runs to its end like any other (:func:`carry_out` does it). An executor may be started
+    again after it was stopped; it belongs to one engine at a time.
+
     :cvar contract_version: the ``CONTRACT_VERSION`` that this executor was written against
-    :ivar max_workers: how many pieces of work can run at once; the engine submits no more than that plus its prefetch
+    :cvar picklable: whether tasks, arguments and results must be picklable
+    :ivar max_workers: how many pieces of work run at once, at most; the engine has no more than that plus its prefetch
+        submitted without an outcome
     """
 
     contract_version: ClassVar[int]
+    picklable: ClassVar[bool] = False
     max_workers: int
 
     @abstractmethod
     def start(self, done: Callable[[Outcome], None]) -> None:
         """Get ready to run work.
 
-        :param done: called once per submitted piece of work, from any thread; never blocks, never raises
+        :param done: called exactly once per submitted piece of work, from any thread; never blocks, never raises
         """
 
     @abstractmethod
     def submit(self, work: Work) -> None:
-        """Take a piece of work; may run it before it returns."""
+        """Take a piece of work, to be begun in the order of submission; may run it before it returns.
+
+        Never raises for what is wrong with the work: that is its outcome. Raises where nothing can be run at all, as
+        on a pool that was shut down; the work was not taken then, and the run ends without having failed the flow.
+        """
 
     @abstractmethod
-    def stop(self) -> None:
-        """Give back what was made in ``start``; the engine has taken all outcomes before. May be called again."""
+    def stop(self, drain: bool = True) -> None:
+        """Return when all that was submitted has its outcome, and what ``start`` and ``submit`` made is given back.
+
+        No thread, process or file stays behind. May be called again, without a start, and from another thread
+        than ``submit``.
+
+        :param drain: let all work come to its end; else what has not begun fails with
+            :class:`~pluggableflow.exceptions.NotRun`, and so does what runs if it can be ended (a process can, a
+            coroutine can, a thread is waited for)
+        """

@@ -6,9 +6,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 LOG = logging.getLogger(__name__)
+
+_Self = TypeVar("_Self", bound="Notifier")
 
 
 class _Listener(NamedTuple):
@@ -116,7 +118,7 @@ class Notifier:
             self._listeners = tuple(each for each in before if not is_meant(each))
             return len(before) - len(self._listeners)
 
-    def copy(self) -> Notifier:
+    def copy(self: _Self) -> _Self:
         """A notifier of the same callbacks."""
         clone = type(self).__new__(type(self))
         clone.__setstate__(self.__getstate__())

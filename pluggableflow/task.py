@@ -20,20 +20,35 @@ EVENT_UPDATE_PROGRESS = "update_progress"
 TASK_EVENTS = frozenset({EVENT_UPDATE_PROGRESS})
 
 
+class _TaskNotifier(RestrictedNotifier):
+    """Hands progress on to the engine as well, whoever tells of it."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(TASK_EVENTS)
+        self._task = task
+
+    def notify(self, event_type: str, details: Mapping[str, Any] | None = None) -> None:
+        if event_type == EVENT_UPDATE_PROGRESS and details and "progress" in details:
+            self._task._tell_engine(details)
+        super().notify(event_type, details)
+
+
 class Task(Atom):
     """A step that does something, and can undo it.
 
     ``execute`` gets its inputs by name and returns what it provides. ``revert`` gets them too and, where it takes
     them, ``result`` (what execute returned, or its :class:`~pluggableflow.failure.Failure`) and ``flow_failures``
-    (atom name to failure). Both may run again after a crash, under the same ``idempotency_key``.
+    (atom name to failure). Both may run again after a crash, under the same ``idempotency_key``. Either may be an
+    ``async def``.
 
     :ivar idempotency_key: ``flow uuid/atom uuid/attempt/execute|revert`` of the call that is running
     """
 
     idempotency_key: str = ""
-    _notifier: Notifier | None = None
-    _report: Callable[[int, float], None] | None = None  # set by the executor, with the node to report for
+    _notifier: _TaskNotifier | None = None
+    _report: Callable[[int, float, Mapping[str, Any]], None] | None = None  # set by the executor, with the node
     _node: int = -1
+    _has_reported: bool = False
 
     def __init__(
         self,
@@ -60,30 +75,50 @@ class Task(Atom):
     def revert(self, *args: Any, **kwargs: Any) -> Any:
         """Undo what execute did, or did in part before it failed."""
 
+    def is_async(self, revert: bool) -> bool:
+        """Whether ``revert``, or else ``execute``, is an ``async def``."""
+        return inspect.iscoroutinefunction(self.revert if revert else self.execute)
+
     @property
     def notifier(self) -> Notifier:
-        """Tells of what the task says of itself while it runs."""
+        """Tells of what the task says of itself while it runs, in the thread that it runs in.
+
+        Its one event is :data:`EVENT_UPDATE_PROGRESS`, with ``progress`` and what else the task says in the details.
+        """
         if self._notifier is None:
-            self._notifier = RestrictedNotifier(TASK_EVENTS)
+            self._notifier = _TaskNotifier(self)
         return self._notifier
 
-    def update_progress(self, progress: float) -> None:
+    def update_progress(self, progress: float, **details: Any) -> None:
         """Say how far this task has come. It is stored with the engine's next commit, within about a second.
 
+        A task that is listened to begins with 0; one that is, or has said something, ends with 1 if it succeeds.
+
         :param progress: from 0 to 1; values outside are taken as the nearer of the two
+        :param details: what else there is to say, stored in place of earlier details
         """
         clamped = min(1.0, max(0.0, progress))
         if clamped != progress:
             LOG.warning("progress of %s must be from 0 to 1, not %r", self.name, progress)
-        if self._report is not None:
-            self._report(self._node, clamped)
+        said = {"progress": clamped, **details}
         if self._notifier is not None:
-            self._notifier.notify(EVENT_UPDATE_PROGRESS, {"progress": clamped})
+            self._notifier.notify(EVENT_UPDATE_PROGRESS, said)
+        else:
+            self._tell_engine(said)
+
+    def _tell_engine(self, said: Mapping[str, Any]) -> None:
+        self._has_reported = True
+        if self._report is not None:
+            details = {name: value for name, value in said.items() if name != "progress"}
+            self._report(self._node, said["progress"], details)
 
     def copy(self, retain_listeners: bool = True) -> Task:
         """A shallow copy with a notifier of its own."""
         clone = _copy.copy(self)
-        clone._notifier = self._notifier.copy() if retain_listeners and self._notifier is not None else None
+        clone._notifier = None
+        if retain_listeners and self._notifier is not None:
+            clone._notifier = self._notifier.copy()
+            clone._notifier._task = clone
         return clone
 
 
@@ -120,6 +155,9 @@ class FunctorTask(Task):
     def _signature_of(self, method: str) -> Signature:
         function = self._execute if method == "execute" else self._revert
         return super()._signature_of(method) if function is None else signature_of(function, False)
+
+    def is_async(self, revert: bool) -> bool:
+        return inspect.iscoroutinefunction(self._revert if revert else self._execute)
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         return self._execute(*args, **kwargs)

@@ -77,7 +77,7 @@ class ActionEngine(Engine):
         self._resuming = False
         self._outcomes: SimpleQueue[Outcome | None] = SimpleQueue()
         self._clock = (time.time_ns() // 1000, time.monotonic_ns())
-        self._reports: dict[int, float] = {}
+        self._reports: dict[int, tuple[float, Mapping[str, Any] | None]] = {}
         self._reported_at = 0.0
         self._starts: list[int] = []  # not handed out yet
         self._leftover: list[Outcome] = []  # for the next commit
@@ -360,16 +360,18 @@ class ActionEngine(Engine):
                 self._drain(machine, now)
         return []
 
-    def _report(self, node: int, progress: float) -> None:
+    def _report(self, node: int, progress: float, details: Mapping[str, Any]) -> None:
         """A running task, in whatever thread, says how far it has come; the loop stores it with its next commit."""
-        self._reports[node] = progress
+        said = {"at_progress": progress, "details": details} if details else self._reports.get(node, (0, None))[1]
+        self._reports[node] = progress, said
         if time.monotonic() - self._reported_at > PROGRESS_SECONDS:
             self._reported_at = time.monotonic()
             self._wake()
 
     def _keep_reports(self) -> None:
         while self._reports:
-            self.storage.keep_progress(*self._reports.popitem())
+            node, report = self._reports.popitem()
+            self.storage.keep_progress(node, *report)
 
     def _drain(self, machine: Machine, now: int) -> None:
         """Carry the machine's transitions over into the storage."""
@@ -471,6 +473,7 @@ class ActionEngine(Engine):
         while machine.running or batch:
             batch = self._take(machine, batch or self._wait(machine), self._now())
             self._drain(machine, self._now())
+            self._keep_reports()
             self._commit()
         self._drain(machine, self._now())
         self._set_flow_state(states.SUSPENDED if machine.has_work() else machine.final_state)

@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import logging
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pluggableflow import codec, states
 from pluggableflow.atom import Atom
 from pluggableflow.connection import Changes, Connection
-from pluggableflow.exceptions import NotFound, ValueTooLarge
+from pluggableflow.exceptions import EncodingError, NotFound, ValueTooLarge
 from pluggableflow.failure import Failure
 from pluggableflow.flow import Depth
 from pluggableflow.middleware import AtomDetail, FlowDetail, Record, RetryDetail, Scalar, TaskDetail, new_uuids
 from pluggableflow.retry import Retry
 from pluggableflow.secret import Masks, Secret
+
+LOG = logging.getLogger(__name__)
 
 #: Name of the pseudo-atom that keeps the injected initial arguments.
 INJECTOR = "_PluggableFlow_INJECTOR"
@@ -286,11 +289,22 @@ class FlowRecords:
         detail.last_failures[failed_name] = self.masked_failure(failure).without_traceback()
         self._patch(detail, {"results": codec.dumps(detail.results)})
 
-    def keep_progress(self, node: int, progress: float) -> None:
-        """Keep how far a task has come, from 0 to 1."""
+    def keep_progress(self, node: int, progress: float, details: Mapping[str, Any] | None) -> None:
+        """Keep how far a task has come, from 0 to 1, and what it last said of it; only the former if both cannot be."""
         detail = self.node_detail(node)
-        detail.meta = {**detail.meta, META_PROGRESS: progress}
-        self._patch(detail, {"meta": self.encode(detail.meta)})
+        before = detail.meta.get(META_PROGRESS_DETAILS)
+        for said in (details or before, None):
+            meta = {**detail.meta, META_PROGRESS: progress, META_PROGRESS_DETAILS: said}
+            try:
+                text = self.encode(meta) if self._connection is not None else None
+            except (EncodingError, ValueTooLarge) as error:
+                if said is None:
+                    raise
+                LOG.warning("what task %r said of its progress cannot be stored: %s", detail.name, error)
+            else:
+                break
+        detail.meta = meta
+        self._patch(detail, {"meta": text})
 
     def keep_not_before(self, retry: int, not_before: int | None) -> None:
         detail = self.node_detail(retry)
