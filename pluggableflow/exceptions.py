@@ -218,6 +218,38 @@ class ExecutionFailure(PluggableFlowError, RuntimeError):
     """A failure whose original exception is not available in this process."""
 
 
+class WorkerDied(ExecutionFailure):
+    """The process or machine that ran an atom died, each time that it was tried, or none could be started.
+
+    :ivar atom_name: the atom
+    :ivar deaths: how often its worker died
+    """
+
+    def __init__(self, atom_name: str, deaths: int, last: str) -> None:
+        self.atom_name, self.deaths = atom_name, deaths
+        times = "once" if deaths == 1 else f"{deaths} times"
+        super().__init__(f"atom {atom_name!r}: the worker died {times}, at last by {last}; it is not tried again")
+
+
+class NotRun(ExecutionFailure):
+    """An executor was stopped at once: an atom was not begun, or was ended before its time."""
+
+
+class NotPicklable(PluggableFlowError, TypeError):
+    """An atom or one of its values cannot go to another process, or cannot come back.
+
+    :ivar atom_name: the atom
+    :ivar what: the part of it: ``argument 'x'``, ``attribute 'x' of the task``, ``the result``
+    """
+
+    def __init__(self, atom_name: str, what: str, reason: str) -> None:
+        self.atom_name, self.what = atom_name, what
+        super().__init__(
+            f"atom {atom_name!r}: {what} cannot be passed between processes: {reason};"
+            " make it picklable and importable there, or use an executor that runs atoms in this process"
+        )
+
+
 class WrappedFailure(ExecutionFailure):
     """Several failures, raised together.
 

@@ -20,5 +20,5 @@ class SerialExecutor(Executor):
     def submit(self, work: Work) -> None:
         self._done(carry_out(work))
 
-    def stop(self) -> None:
+    def stop(self, drain: bool = True) -> None:
         pass
