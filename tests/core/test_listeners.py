@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pluggableflow.engine import Engine
 from pluggableflow.exceptions import StorageFailure
 from pluggableflow.failure import Failure
 from pluggableflow.flow import Flow
-from pluggableflow.formatters import FailureFormatter
+from pluggableflow.formatters import ATOMS_LIMIT, VALUE_LIMIT_CHARACTERS, FailureFormatter
 from pluggableflow.listeners import (
     CaptureListener,
     DurationListener,
@@ -357,3 +358,13 @@ def test_the_formatter_may_be_shared_with_a_listener() -> None:
     with listener:
         run(engine)
     assert not engine.atom_notifier
+
+
+def test_the_examples_of_the_page_on_listeners_run(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "listeners.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for example in examples:
+        exec(compile(example, "docs/listeners.md", "exec"), {"__name__": "example"})
+    assert len(examples) == 2
+    assert capsys.readouterr().out == "answer 42\n"
+    assert f"At most {ATOMS_LIMIT} atoms are listed and\n{VALUE_LIMIT_CHARACTERS} characters" in page
