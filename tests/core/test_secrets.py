@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import pickle
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -466,3 +469,36 @@ def test_a_failure_made_from_data_is_masked_with_its_causes() -> None:
 
 def test_work_for_an_executor_does_not_show_its_arguments() -> None:
     assert not shows(repr(Work(0, Use(), False, {"token": TOKEN}, "key")))
+
+
+FLOW_FILE = """
+from pluggableflow.patterns import linear_flow
+from pluggableflow.secret import Secret
+from pluggableflow.task import FunctorTask
+
+def broken(token):
+    raise RuntimeError("login with " + token)
+
+def create_flow():
+    return linear_flow.Flow("flow").add(FunctorTask(broken, name="broken", inject={"token": Secret("hunter2-x")}))
+"""
+
+
+def test_the_command_line_shows_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text(FLOW_FILE)
+    url = f"sqlite:///{tmp_path}/flows.db"
+
+    def command(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pluggableflow", *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
+        return done.stdout + done.stderr
+
+    shown = command("run", "--connection", url, "flow.py") + command("run", "--connection", url, "--json", "flow.py")
+    with contextlib.closing(api.connect(url)) as connection:
+        uuids = [detail.uuid for detail in connection.find_flows()]
+        assert not any(shows(stored_text(connection, uuid)) for uuid in uuids)
+    for uuid in uuids:
+        shown += command("show", "--connection", url, uuid) + command("show", "--connection", url, "--json", uuid)
+    assert shown.count("RuntimeError: login with ***") >= 6
+    assert "hunter2" not in shown
