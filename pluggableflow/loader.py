@@ -8,7 +8,7 @@ import functools
 import re
 import sys
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pluggableflow import connection as connection_contract
 from pluggableflow import engine as engine_contract
@@ -45,6 +45,34 @@ def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
 def plugin_names(group: str) -> list[str]:
     """The installed names of a group, sorted."""
     return sorted({point.name for point in _entry_points(group, tuple(sys.path))})
+
+
+class Plugin(NamedTuple):
+    """What is known of one installed plugin.
+
+    :ivar distribution: name and version
+    :ivar contract_version: ``None`` if it cannot be loaded
+    :ivar fault: why it cannot be loaded, ``None`` if it can
+    """
+
+    group: str
+    name: str
+    distribution: str
+    contract_version: int | None
+    fault: str | None
+
+
+def installed(group: str) -> list[Plugin]:
+    """Every plugin of a group, sorted by name; one that is registered several times is listed as often."""
+    found = []
+    for point in sorted(_entry_points(group, tuple(sys.path)), key=lambda point: (point.name, point.value)):
+        version = fault = None
+        try:
+            version = load_plugin(group, point.name).contract_version
+        except PluginError as error:
+            fault = str(error)
+        found.append(Plugin(group, point.name, _owner(point), version, fault))
+    return found
 
 
 def load_plugin(group: str, name: str) -> Any:

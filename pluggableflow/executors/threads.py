@@ -26,6 +26,7 @@ class ThreadsExecutor(Executor):
     """
 
     contract_version = 1
+    _carry_out: Callable[[Work], Outcome] = staticmethod(carry_out)
 
     def __init__(self, max_workers: int | None = None, pool: ThreadPoolExecutor | None = None) -> None:
         default = min(32, (os.cpu_count() or 1) + 4) if pool is None else pool._max_workers
@@ -57,7 +58,7 @@ class ThreadsExecutor(Executor):
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
             try:
-                outcome = carry_out(work)
+                outcome = self._carry_out(work)
             except BaseException as error:  # what ends a thread or a process elsewhere is a failure of the task here
                 outcome = work.failed(error)
             self._done(outcome)
