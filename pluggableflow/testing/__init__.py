@@ -9,5 +9,6 @@ import pytest
 pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
 
 from pluggableflow.testing.connection_tests import ConnectionTests  # noqa: E402
+from pluggableflow.testing.executor_tests import ExecutorTests  # noqa: E402
 
-__all__ = ["ConnectionTests"]
+__all__ = ["ConnectionTests", "ExecutorTests"]

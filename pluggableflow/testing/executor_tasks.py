@@ -10,6 +10,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from pluggableflow.task import Task
+
 
 async def add(a: int, b: int) -> int:
     """Awaits, then adds."""
@@ -41,3 +43,28 @@ def always_die() -> None:
 def make_lock() -> Any:
     """Returns what cannot be pickled."""
     return threading.Lock()
+
+
+def echo(value: Any) -> Any:
+    """Returns what it is given."""
+    return value
+
+
+def undo(value: Any) -> Any:
+    """Reverts :func:`echo`."""
+    return ["undone", value]
+
+
+def note(path: str, text: str) -> None:
+    """Writes when it begins, and when it ends."""
+    for _ in range(2):
+        with open(path, "a") as notes:
+            notes.write(f"{text}\n")
+
+
+class Halfway(Task):
+    """Says that it is half done, and returns its key."""
+
+    def execute(self) -> str:
+        self.update_progress(0.5)
+        return self.idempotency_key
