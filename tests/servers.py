@@ -145,6 +145,10 @@ class Server:
     def _end(self, number: int) -> None:
         if self.process is None:
             return
+        if number == signal.SIGKILL:
+            # So that it has no more children: one that outlived it could wait for the lock of a dead one forever.
+            self.process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         with contextlib.ExitStack() as opened:
             handles = []
             for pid in self._processes() if number == signal.SIGKILL else [self.process.pid]:
