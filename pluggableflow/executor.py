@@ -108,9 +108,11 @@ class Executor(ABC):
 
     *What comes back.* One :class:`Outcome` for each piece of work, a result or a failure, with causes; from another
     process a failure comes as data, without the live exception. Before it, from any thread, what the task says of its
-    progress, through :meth:`Work.progressed`. Work that cannot be pickled, or whose result cannot, fails with
-    :class:`~pluggableflow.exceptions.NotPicklable`, which names atom and part; nothing else is disturbed. The times of
-    an atom are the engine's, which takes them as it hands work out and takes outcomes; an executor measures nothing.
+    progress: the executor sets ``_report`` and ``_node`` of the task that stayed here and calls its
+    ``update_progress``, which tells the listeners and the engine. Work that cannot be pickled, or whose result cannot,
+    fails with :class:`~pluggableflow.exceptions.NotPicklable`, which names atom and part; nothing else is disturbed.
+    The times of an atom are the engine's, which takes them as it hands work out and takes outcomes; an executor
+    measures nothing.
 
     *When a worker dies* with a piece of work, the same work, with the same idempotency key, is run again by another.
     After :data:`WORKER_DEATHS` such deaths it fails with :class:`~pluggableflow.exceptions.WorkerDied`. Other work is
