@@ -39,13 +39,14 @@ class Books:
         return int(time), pairs(fields), pairs(flows)
 
     def resolve(self, flow_uuid: str, mark: bytes, book_uuid: str, stop: bool) -> bool:
-        """Whether a marked flow exists. A mark without a living operation is taken away.
+        """Whether a marked flow exists. A mark is taken away if nobody is about to destroy the book.
+
+        Whose mark it is does not tell who is: of several that destroy it, one may have put his over that of another.
 
         :param stop: also stop an operation that is about to destroy the book
         """
-        operation = mark.rpartition(b":")[2]
         there, active = self._client.run(
-            index_scripts.RESOLVE, self._keys.book(book_uuid), (flow_uuid.encode(), operation, int(stop))
+            index_scripts.RESOLVE, self._keys.book(book_uuid), (flow_uuid.encode(), int(stop))
         )
         if there and not active:
             self._client.run(lease_scripts.UNMARK, self._keys.flow(flow_uuid), (mark,))
@@ -204,7 +205,8 @@ class Books:
         gone = []
         for uuid in story["flows"]:
             if uuid.encode() in listed:
-                self._client.run(lease_scripts.UNMARK, self._keys.flow(uuid), (mark,))
+                if b"destroying" not in fields:  # else somebody relies on the flow's being marked
+                    self._client.run(lease_scripts.UNMARK, self._keys.flow(uuid), (mark,))
             elif not self._delete(uuid, mark) and story["kind"] == "save":
                 gone.append(age(story["created_at"], uuid))
         book = age(story["created_at"], story["book"])

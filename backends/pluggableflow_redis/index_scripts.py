@@ -84,15 +84,15 @@ return 1
 #: Answer: the time, the book's fields, its flows.
 READ_BOOK = Script(CLOCK, "return {int(clock()), redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}")
 
-#: flow, operation, whether to stop it. Answer: whether the book has the flow; whether it is just being destroyed.
+#: flow, whether to stop a destruction. Answer: whether the book has the flow; whether it is just being destroyed.
 RESOLVE = Script(
     """
-local active = redis.call('HGET', KEYS[1], 'destroying') == ARGV[2]
-if active and ARGV[3] == '1' then
+local destroying = redis.call('HGET', KEYS[1], 'destroying')
+if destroying and ARGV[2] == '1' then
   redis.call('HDEL', KEYS[1], 'destroying')
-  active = false
+  destroying = false
 end
-return {redis.call('HEXISTS', KEYS[2], ARGV[1]), active and 1 or 0}
+return {redis.call('HEXISTS', KEYS[2], ARGV[1]), destroying and 1 or 0}
 """
 )
 
