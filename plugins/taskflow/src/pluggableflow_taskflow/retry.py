@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``taskflow.retry``."""
+
+from pluggableflow.retry import RETRY as RETRY
+from pluggableflow.retry import REVERT as REVERT
+from pluggableflow.retry import REVERT_ALL as REVERT_ALL
+from pluggableflow.retry import AlwaysRevert as AlwaysRevert
+from pluggableflow.retry import AlwaysRevertAll as AlwaysRevertAll
+from pluggableflow.retry import Decision as Decision
+from pluggableflow.retry import ForEach as ForEach
+from pluggableflow.retry import History as History
+from pluggableflow.retry import ParameterizedForEach as ParameterizedForEach
+from pluggableflow.retry import Retry as Retry
+from pluggableflow.retry import Times as Times

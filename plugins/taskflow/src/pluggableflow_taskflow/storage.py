@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``taskflow.storage``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pluggableflow.middleware import FlowDetail
+from pluggableflow.storage import Storage as _Storage
+from pluggableflow_taskflow.utils.persistence_utils import connection_of
+
+
+class Storage(_Storage):
+    """What is known of the atoms of one flow, kept in a backend of TaskFlow's kind."""
+
+    def __init__(
+        self,
+        flow_detail: FlowDetail,
+        backend: Any = None,
+        scope_fetcher: Callable[[str], Iterable[str]] | None = None,
+    ) -> None:
+        super().__init__(flow_detail, connection_of(backend), scope_fetcher)
+
+    @property
+    def _flowdetail(self) -> FlowDetail:
+        return self.flow_detail
+
+    def fetch_mapped_args(  # type: ignore[override]
+        self,
+        args_mapping: Mapping[str, str],
+        atom_name: str | None = None,
+        scope_walker: Iterable[Iterable[str]] | None = None,
+        optional_args: Iterable[str] | None = None,
+    ) -> dict[str, Any]:
+        return super().fetch_mapped_args(args_mapping, atom_name, optional_args or ())
+
+    def fetch_unsatisfied_args(  # type: ignore[override]
+        self,
+        atom_name: str,
+        args_mapping: Mapping[str, str],
+        scope_walker: Iterable[Iterable[str]] | None = None,
+        optional_args: Iterable[str] | None = None,
+    ) -> set[str]:
+        return super().fetch_unsatisfied_args(atom_name, args_mapping, optional_args or ())

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``taskflow.utils.threading_utils``."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+def daemon_thread(target: Callable[..., Any], *args: Any, **kwargs: Any) -> threading.Thread:
+    """A thread, not started, that does not keep the process alive."""
+    return threading.Thread(target=target, args=args, kwargs=kwargs, daemon=True)
