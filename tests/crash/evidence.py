@@ -31,7 +31,10 @@ def read(path: Path) -> dict[str, list[Line]]:
     """The lines of each flow, in the order of the log; those about none under ``""``."""
     flows: dict[str, list[Line]] = defaultdict(list)
     for number, text in enumerate(path.read_text().splitlines()):
-        line = json.loads(text)
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:  # empty, or the last word of a process that was killed while it wrote
+            continue
         flows[line.get("flow", "")].append({**line, "at": number})
     return flows
 

@@ -20,7 +20,8 @@ epoch = 0
 def log(**line: Any) -> None:
     """Append a line, in one write; the order of the file is the order of these calls in all processes."""
     handle = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    os.write(handle, json.dumps(line).encode() + b"\n")
+    # On a line of its own, also after one that a killed process has not finished.
+    os.write(handle, b"\n" + json.dumps(line).encode() + b"\n")
     os.close(handle)
 
 
