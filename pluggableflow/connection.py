@@ -20,11 +20,13 @@ Rules that hold for every method:
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from pluggableflow.exceptions import FlowOwned, OptionError, StorageFailure
 from pluggableflow.middleware import AtomDetail, FlowDetail, LogBook, Record
 
 #: Version of this contract. A plugin declares the one it was written against.
@@ -319,6 +321,9 @@ class Connection(ABC):
         """
 
 
+# -- rules that backends share; each is asked where the backend cannot leave it to its product ---------------------
+
+
 def pending_request(record: Any) -> Request | None:
     """The request of a flow record (any mapping of its columns) that nobody has acknowledged yet."""
     if record["request"] is None or record["request_sequence"] <= record["request_handled"]:
@@ -340,3 +345,38 @@ def commit_faults(connection: Connection, changes: Changes) -> str | None:
     if size > connection.largest_commit_bytes:
         return f"a commit of {size} bytes is larger than the store's {connection.largest_commit_bytes}"
     return None
+
+
+def check_names(flow_uuid: str, records: Collection[Record], stored: Mapping[str, str]) -> None:
+    """Refuse a name that a flow would have twice, before anything is written.
+
+    :param records: atoms that are to be written at once; they may exchange names
+    :param stored: name to uuid of the atoms that the flow has
+    :raises StorageFailure: names it
+    """
+    written, seen = {record["uuid"] for record in records}, set()
+    for record in records:
+        name, uuid = str(record["name"]), record["uuid"]
+        owner = stored.get(name, uuid)
+        if name in seen or (owner != uuid and owner not in written):
+            raise StorageFailure(f"flow {flow_uuid} has an atom {name!r} already")
+        seen.add(name)
+
+
+def refuse_if_leased(record: Mapping[str, Any], now: int) -> None:
+    """:raises FlowOwned: a flow (any mapping of its columns) has a live lease at the time ``now``"""
+    left = (record["lease_expires_at"] or 0) - now
+    if record["token"] is not None and left > 0:
+        raise FlowOwned(record["uuid"], record["owner"], record["epoch"], left / 1e6)
+
+
+def check_request_kind(kind: str) -> None:
+    """:raises OptionError: ``kind`` is none of ``REQUEST_KINDS``"""
+    if kind not in REQUEST_KINDS:
+        raise OptionError(f"a request is one of {', '.join(REQUEST_KINDS)}, not {kind!r}")
+
+
+def check_prefix(prefix: str) -> None:
+    """:raises OptionError: the prefix of names in a database could be too long for it, or would have to be quoted"""
+    if not re.fullmatch("[A-Za-z0-9_]{0,30}", prefix):
+        raise OptionError(f"prefix must be at most 30 letters, digits and underscores, not {prefix!r}")

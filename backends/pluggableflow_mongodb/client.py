@@ -28,6 +28,7 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import split_options
 
+from pluggableflow.connection import check_prefix
 from pluggableflow.exceptions import OptionError, StorageFailure
 
 #: The server or the way to it changed (an election, a cut connection); the same statement may succeed in a moment.
@@ -66,12 +67,6 @@ def shown(url: str) -> str:
     return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", url).partition("?")[0]
 
 
-def checked_prefix(prefix: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_]{0,30}", prefix):
-        raise OptionError(f"prefix must be at most 30 letters, digits and underscores, not {prefix!r}")
-    return prefix
-
-
 def options_of(url: str) -> tuple[str, str, Document]:
     """The prefix, the URL as the driver takes it, and its parameters as the driver understands them.
 
@@ -83,7 +78,7 @@ def options_of(url: str) -> tuple[str, str, Document]:
     options: Document = {}
     for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
         if name == "prefix":
-            prefix = checked_prefix(value)
+            prefix = value
             continue
         if name.lower() not in canonical:
             known = ", ".join(sorted({"prefix", *_DRIVER_PARAMETERS}, key=str.lower))
@@ -122,7 +117,8 @@ class Store:
         database: Database[Any] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._prefix, self._url, self._options = checked_prefix(prefix), url, options or {}
+        check_prefix(prefix)
+        self._prefix, self._url, self._options = prefix, url, options or {}
         self._fork_lock = threading.Lock()
         if database is None:
             database = self._made()

@@ -13,17 +13,17 @@ from pymongo.errors import PyMongoError
 
 from pluggableflow import states as flow_states
 from pluggableflow.connection import (
-    REQUEST_KINDS,
     Changes,
     Claim,
     Connection,
     Lease,
     Renewal,
     Request,
+    check_request_kind,
     commit_faults,
     pending_request,
 )
-from pluggableflow.exceptions import InvalidState, LeaseLost, NotFound, OptionError, StorageFailure, ValueTooLarge
+from pluggableflow.exceptions import InvalidState, LeaseLost, NotFound, StorageFailure, ValueTooLarge
 from pluggableflow.middleware import AtomDetail, FlowDetail, LogBook
 from pluggableflow_mongodb import books, operations, schema, updates
 from pluggableflow_mongodb.client import Document, Store, options_of
@@ -310,8 +310,7 @@ class MongoDBConnection(Connection):
             self._store.repeated(lambda: self._store.flows.update_one(mine, [{"$set": given_up}]))
 
     def request(self, flow_uuid: str, kind: str, by: str) -> Request:
-        if kind not in REQUEST_KINDS:
-            raise OptionError(f"a request is one of {', '.join(REQUEST_KINDS)}, not {kind!r}")
+        check_request_kind(kind)
         unfinished = {"_id": flow_uuid, "op": None, "state": {"$in": sorted(flow_states.UNFINISHED)}}
         update = {"$set": {"request": kind, "request_by": by}, "$inc": {"request_sequence": 1}}
         with self._store.errors():

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+from pluggableflow.connection import check_names
 from pluggableflow.exceptions import FlowOwned, NotFound, StorageFailure
 from pluggableflow.middleware import FlowDetail, LogBook, Record, new_uuid
 from pluggableflow.states import RUNNABLE
@@ -67,7 +68,7 @@ class Books:
         new = [each for each in details if each[0].uuid.encode() not in listed]
         for detail, _flow, atoms in new:
             try:
-                check_names(detail.uuid, atoms)
+                check_names(detail.uuid, atoms, {})
             except StorageFailure:
                 if not self._exists(detail.uuid):  # in another book
                     raise
@@ -235,14 +236,6 @@ class Books:
                     found = True
             if not found:
                 return
-
-
-def check_names(flow_uuid: str, records: Sequence[Record]) -> None:
-    """Refuse a name that a flow would have twice."""
-    names: dict[Any, Any] = {}
-    for record in records:
-        if names.setdefault(record["name"], record["uuid"]) != record["uuid"]:
-            raise StorageFailure(f"flow {flow_uuid} has an atom {record['name']!r} already")
 
 
 def owned(flow_uuid: str, answer: Sequence[Any]) -> FlowOwned:

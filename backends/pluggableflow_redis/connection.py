@@ -10,13 +10,14 @@ from typing import Any
 import redis
 
 from pluggableflow.connection import (
-    REQUEST_KINDS,
     Changes,
     Claim,
     Connection,
     Lease,
     Renewal,
     Request,
+    check_names,
+    check_request_kind,
     commit_faults,
 )
 from pluggableflow.exceptions import (
@@ -30,7 +31,7 @@ from pluggableflow.exceptions import (
 )
 from pluggableflow.middleware import FLOW_OWNERSHIP_COLUMNS, AtomDetail, FlowDetail, LogBook
 from pluggableflow_redis import flow_scripts, lease_scripts
-from pluggableflow_redis.books import Books, check_names, owned
+from pluggableflow_redis.books import Books, owned
 from pluggableflow_redis.client import Client, Script, client_from_url, packed, place_of
 from pluggableflow_redis.index import Index
 from pluggableflow_redis.keys import Keys, age, of_age, of_hint
@@ -232,7 +233,7 @@ class RedisConnection(Connection):
     def update_flow_details(self, detail: FlowDetail) -> None:
         put, drop = flow_fields(detail.to_record(), _NEVER_UPDATED)
         atoms = [{**atom.to_record(), "parent_uuid": detail.uuid} for atom in detail]
-        check_names(detail.uuid, atoms)
+        check_names(detail.uuid, atoms, {})
         arguments = [b"", b"", b"", 0, len(put), len(drop)]
         arguments += _updates(atoms, [*put, *drop])
         self._index.add_atoms(detail.uuid, (atom.uuid for atom in detail))
@@ -430,8 +431,7 @@ class RedisConnection(Connection):
         self._index.released(lease.flow_uuid, lease.token)
 
     def request(self, flow_uuid: str, kind: str, by: str) -> Request:
-        if kind not in REQUEST_KINDS:
-            raise OptionError(f"a request is one of {', '.join(REQUEST_KINDS)}, not {kind!r}")
+        check_request_kind(kind)
         answer = self._ask(flow_scripts.REQUEST, flow_uuid, [b"", kind.encode(), by.encode()])
         if answer[0] == b"none":
             raise _no_flow(flow_uuid)

@@ -17,18 +17,18 @@ from sqlalchemy.exc import ArgumentError, IntegrityError
 
 from pluggableflow import states as flow_states
 from pluggableflow.connection import (
-    REQUEST_KINDS,
     Changes,
     Claim,
     Connection,
     Lease,
     Renewal,
     Request,
+    check_request_kind,
     commit_faults,
     pending_request,
+    refuse_if_leased,
 )
 from pluggableflow.exceptions import (
-    FlowOwned,
     InvalidState,
     LeaseLost,
     NotFound,
@@ -249,7 +249,7 @@ class SQLAlchemyConnection(Connection):
             _found(connection, self._statements.locked_book, book_uuid, "logbook")
             for row in _rows(connection, self._statements.locked_flows, key=book_uuid):
                 if not force:
-                    _refuse_if_leased(row)
+                    refuse_if_leased(row, row["now"])
             connection.execute(self._statements.delete_book, {"key": book_uuid})
 
     # -- flows ----------------------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ class SQLAlchemyConnection(Connection):
         kept = (*FLOW_OWNERSHIP_COLUMNS, "uuid", "parent_uuid", "created_at")
         with self._writing() as connection:
             row = _found(connection, statements.locked_flow, detail.uuid, "flow")
-            _refuse_if_leased(row)
+            refuse_if_leased(row, row["now"])
             values = {column: value for column, value in record.items() if column not in kept}
             values |= {"key": detail.uuid, "revision": row["revision"] + 2, "updated_at": row["now"]}
             connection.execute(statements.change_flow, values)
@@ -331,7 +331,7 @@ class SQLAlchemyConnection(Connection):
         with self._writing() as connection:
             stored = _found(connection, statements.atom, detail.uuid, "atom")
             flow = _found(connection, statements.locked_flow, stored["parent_uuid"], "flow")
-            _refuse_if_leased(flow)
+            refuse_if_leased(flow, flow["now"])
             connection.execute(statements.change_atom, {"key": detail.uuid, **values})
             connection.execute(statements.change_flow, {"key": flow["uuid"], "revision": flow["revision"] + 2})
 
@@ -409,7 +409,7 @@ class SQLAlchemyConnection(Connection):
         epoch = row["epoch"]
         if row["token"] != token:
             if evict_epoch is None or evict_epoch != epoch:
-                _refuse_if_leased(row)
+                refuse_if_leased(row, row["now"])
             epoch += 1
         expires_at = row["now"] + int(lease_seconds * 1e6)
         values = {"token": token, "owner": owner, "epoch": epoch, "lease_expires_at": expires_at}
@@ -436,8 +436,7 @@ class SQLAlchemyConnection(Connection):
 
     @_resent(idempotent=False)
     def request(self, flow_uuid: str, kind: str, by: str) -> Request:
-        if kind not in REQUEST_KINDS:
-            raise OptionError(f"a request is one of {', '.join(REQUEST_KINDS)}, not {kind!r}")
+        check_request_kind(kind)
         with self._writing() as connection:
             row = _found(connection, self._statements.locked_flow, flow_uuid, "flow")
             if row["state"] not in flow_states.UNFINISHED:
@@ -474,9 +473,3 @@ def _refuse_double_names(flow_uuid: str, atoms: list[Any]) -> None:
     for atom in atoms:
         if names.setdefault(atom["name"], atom["uuid"]) != atom["uuid"]:
             raise StorageFailure(f"flow {flow_uuid} has an atom {atom['name']!r} already")
-
-
-def _refuse_if_leased(row: Mapping[str, Any]) -> None:
-    left = (row["lease_expires_at"] or 0) - row["now"]
-    if row["token"] is not None and left > 0:
-        raise FlowOwned(row["uuid"], row["owner"], row["epoch"], left / 1e6)

@@ -15,7 +15,7 @@ from sqlalchemy import Engine as SQLEngine
 from sqlalchemy.exc import SQLAlchemyError
 
 from pluggableflow import states
-from pluggableflow.connection import Changes, Lease
+from pluggableflow.connection import Changes, Lease, check_prefix
 from pluggableflow.exceptions import OptionError, StorageFailure
 from pluggableflow_sqlalchemy.tables import Tables
 
@@ -232,8 +232,6 @@ def check_options(kind: type[Database], given: Mapping[str, Any]) -> dict[str, s
         if not isinstance(value, str) or (allowed is not None and value.lower() not in allowed):
             raise OptionError(f"{name} must be {' or '.join(allowed or ('one value',))}, not {value!r}")
         options[name] = value if allowed is None else value.lower()
-    prefix = options.get("prefix", "")
     # Short, because names of indexes are made from it, and PostgreSQL cuts them off after 63 bytes.
-    if not all(letter.isascii() and (letter.isalnum() or letter == "_") for letter in prefix) or len(prefix) > 30:
-        raise OptionError(f"prefix must be at most 30 letters, digits and underscores, not {prefix!r}")
+    check_prefix(options.get("prefix", ""))
     return options

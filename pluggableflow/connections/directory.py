@@ -12,15 +12,16 @@ from urllib.parse import parse_qsl, unquote
 
 from pluggableflow import states as flow_states
 from pluggableflow.connection import (
-    REQUEST_KINDS,
     Changes,
     Claim,
     Connection,
     Lease,
     Renewal,
     Request,
+    check_request_kind,
     commit_faults,
     pending_request,
+    refuse_if_leased,
 )
 from pluggableflow.connections import folders
 from pluggableflow.connections.folders import Busy, Writer, to_json
@@ -29,7 +30,6 @@ from pluggableflow.connections.open_flows import OpenFlows
 from pluggableflow.connections.store_folder import Seen, StoreFolder
 from pluggableflow.exceptions import (
     DamagedRecord,
-    FlowOwned,
     InvalidState,
     LeaseLost,
     NotFound,
@@ -157,7 +157,7 @@ class DirectoryConnection(Connection):
                     if not force:
                         for uuid in self._store.flows_of(path):
                             with contextlib.suppress(FlowGone):  # somebody took its folder away
-                                _refuse_if_leased(read_flow(self._store.flow_path(path, uuid), uuid, False).flow)
+                                refuse_if_leased(read_flow(self._store.flow_path(path, uuid), uuid, False).flow, _now())
                     hidden = self._store.remove(path)
             except FileNotFoundError:
                 self._store.found_book(book_uuid)
@@ -196,7 +196,7 @@ class DirectoryConnection(Connection):
         atoms: list[Record] = [{**atom.to_record(), "parent_uuid": detail.uuid} for atom in detail]
         encoded = to_json(atoms)
         with self._open.writing(detail.uuid, with_atoms=True) as folder:
-            _refuse_if_leased(folder.flow)
+            refuse_if_leased(folder.flow, _now())
             folder.check_names(atoms)
             columns |= {"revision": folder.flow["revision"] + 2, "updated_at": _now()}
             folder.append({"flow": columns, "put": atoms}, b'{"flow":%s,"put":%s}' % (to_json(columns), encoded))
@@ -281,7 +281,7 @@ class DirectoryConnection(Connection):
         with self._open.writing(flow_uuid, with_atoms=True) as folder:
             if detail.uuid not in (folder.atom_names or ()):
                 raise NotFound(f"there is no atom {detail.uuid}")
-            _refuse_if_leased(folder.flow)
+            refuse_if_leased(folder.flow, _now())
             folder.check_names([record])
             change = {"flow": {"revision": folder.flow["revision"] + 2}, "changed": {detail.uuid: columns}}
             folder.append(change, to_json(change))
@@ -369,7 +369,7 @@ class DirectoryConnection(Connection):
             epoch = flow["epoch"]
             if flow["token"] != token:
                 if evict_epoch is None or evict_epoch != epoch:
-                    _refuse_if_leased(flow)
+                    refuse_if_leased(flow, _now())
                 epoch += 1
             expires_at = now + int(lease_seconds * 1e6)
             change = {"flow": {"token": token, "owner": owner, "epoch": epoch, "lease_expires_at": expires_at}}
@@ -398,8 +398,7 @@ class DirectoryConnection(Connection):
         self._open.forget(lease.flow_uuid)
 
     def request(self, flow_uuid: str, kind: str, by: str) -> Request:
-        if kind not in REQUEST_KINDS:
-            raise OptionError(f"a request is one of {', '.join(REQUEST_KINDS)}, not {kind!r}")
+        check_request_kind(kind)
         with self._open.writing(flow_uuid) as folder:
             flow = folder.flow
             if flow["state"] not in flow_states.UNFINISHED:
@@ -433,12 +432,6 @@ def _is_claimable(record: Any, now: int) -> bool:
         and (record["token"] is None or (record["lease_expires_at"] or 0) <= now)
         and (record["wake_at"] is None or record["wake_at"] <= now)
     )
-
-
-def _refuse_if_leased(flow: dict[str, Any]) -> None:
-    left = (flow["lease_expires_at"] or 0) - _now()
-    if flow["token"] is not None and left > 0:
-        raise FlowOwned(flow["uuid"], flow["owner"], flow["epoch"], left / 1e6)
 
 
 def _detail(stored: StoredFlow) -> FlowDetail:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
+from pluggableflow.connection import check_names
 from pluggableflow.connections import folders
 from pluggableflow.connections.folders import NEW, Writer
 from pluggableflow.connections.journal import (
@@ -18,7 +19,6 @@ from pluggableflow.connections.journal import (
     UNREADABLE,
     FlowGone,
     apply,
-    check_names,
     damaged,
     gone,
     is_ours,

@@ -18,12 +18,11 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pluggableflow.connections.folders import NEW, Busy, Writer, delete, locked, to_json
-from pluggableflow.exceptions import DamagedRecord, StorageFailure
+from pluggableflow.exceptions import DamagedRecord
 from pluggableflow.middleware.records import (
     ATOM_COLUMNS,
     FLOW_COLUMNS,
@@ -195,21 +194,6 @@ def check(record: dict[str, Any], columns: tuple[str, ...]) -> None:
         expected = int if column in INTEGER_COLUMNS else str
         if type(value) is not expected and (value is not None or column in _REQUIRED):
             raise ValueError(f"its {column!r} cannot be {value!r}")
-
-
-def check_names(flow_uuid: str, records: Collection[Record], stored: Mapping[str, str]) -> None:
-    """Refuse a name that a flow would have twice.
-
-    :param stored: name to uuid of the atoms that the flow has
-    :raises StorageFailure: names it
-    """
-    written, seen = {record["uuid"] for record in records}, set()
-    for record in records:
-        name, uuid = str(record["name"]), record["uuid"]
-        owner = stored.get(name, uuid)
-        if name in seen or (owner != uuid and owner not in written):
-            raise StorageFailure(f"flow {flow_uuid} has an atom {name!r} already")
-        seen.add(name)
 
 
 def gone(path: str, uuid: str, error: OSError) -> Exception:

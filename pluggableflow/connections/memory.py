@@ -12,18 +12,19 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pluggableflow import states as flow_states
 from pluggableflow.connection import (
-    REQUEST_KINDS,
     Changes,
     Claim,
     Connection,
     Lease,
     Renewal,
     Request,
+    check_names,
+    check_request_kind,
     commit_faults,
     pending_request,
+    refuse_if_leased,
 )
 from pluggableflow.exceptions import (
-    FlowOwned,
     InvalidState,
     LeaseLost,
     NotFound,
@@ -124,14 +125,7 @@ class MemoryConnection(Connection):
 
     def _check_atoms(self, flow_uuid: str, records: Collection[Record]) -> None:
         """Refuse a name that a flow would have twice, before anything is written."""
-        names, written = self._names.get(flow_uuid, {}), {record["uuid"] for record in records}
-        seen = set()
-        for record in records:
-            name, uuid = str(record["name"]), record["uuid"]
-            owner = names.get(name, uuid)
-            if name in seen or (owner != uuid and owner not in written):
-                raise StorageFailure(f"flow {flow_uuid} has an atom {name!r} already")
-            seen.add(name)
+        check_names(flow_uuid, records, self._names.get(flow_uuid, {}))
 
     def _put_atoms(self, flow_uuid: str, records: Collection[Record]) -> None:
         atoms, names = self._atoms[flow_uuid], self._names[flow_uuid]
@@ -289,9 +283,7 @@ class MemoryConnection(Connection):
     # -- ownership ------------------------------------------------------------------------------------------------
 
     def _refuse_if_leased(self, flow: dict[str, Any]) -> None:
-        left = (flow["lease_expires_at"] or 0) - self._clock()
-        if flow["token"] is not None and left > 0:
-            raise FlowOwned(flow["uuid"], flow["owner"], flow["epoch"], left / 1e6)
+        refuse_if_leased(flow, self._clock())
 
     def claim(
         self,
@@ -346,8 +338,7 @@ class MemoryConnection(Connection):
                 flow["token"] = flow["lease_expires_at"] = None
 
     def request(self, flow_uuid: str, kind: str, by: str) -> Request:
-        if kind not in REQUEST_KINDS:
-            raise OptionError(f"a request is one of {', '.join(REQUEST_KINDS)}, not {kind!r}")
+        check_request_kind(kind)
         with self._lock:
             flow = self._flow(flow_uuid)
             if flow["state"] not in flow_states.UNFINISHED:

@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pluggableflow.connection import check_names
 from pluggableflow.connections import folders
 from pluggableflow.connections.folders import NEW, TRASH, Writer
 from pluggableflow.connections.journal import (
@@ -28,7 +29,6 @@ from pluggableflow.connections.journal import (
     UNREADABLE,
     FlowGone,
     check,
-    check_names,
     content,
     is_ours,
     read_flow,

@@ -85,18 +85,18 @@ class RaceTests(ConnectionKit):
         assert connection.commit(winner.lease, 0, Changes()) == 1
 
     def test_a_release_beside_a_takeover_frees_its_own_lease_only(self, connection: Connection) -> None:
-        for _ in range(20):
+        for turn in range(20):
             flow = saved_flow(connection)
             first = claimed(connection, flow).lease
 
             def work(number: int, flow: FlowDetail = flow, first: Lease = first) -> Claim | None:
                 return claimed(connection, flow, evict_epoch=1) if number else connection.release(first)
 
-            _released, second = at_once(2, work)
+            _released, second = at_once(2, work, ahead=turn)
             assert second.lease.epoch == 2 and connection.renew(second.lease, LONG).now > 0
 
     def test_an_update_beside_a_claim_comes_first_or_is_refused(self, connection: Connection) -> None:
-        for _ in range(5):
+        for turn in range(6):
             flow = saved_flow(connection)
             task, _retry = flow
 
@@ -112,7 +112,7 @@ class RaceTests(ConnectionKit):
                     return 0
                 return 2
 
-            claim, *raised = at_once(3, work)
+            claim, *raised = at_once(3, work, ahead=turn)
             assert claim.revision == sum(raised)
             assert connection.commit(claim.lease, claim.revision, Changes()) == claim.revision + 1
 
@@ -214,7 +214,7 @@ class RaceTests(ConnectionKit):
         at_once(3, work)
 
     def test_a_book_is_destroyed_by_one_of_many_and_a_claim_beside_it_is_whole(self, connection: Connection) -> None:
-        for _ in range(5):
+        for turn in range(8):
             book = new_book("flow")
             connection.save_logbook(book)
 
@@ -229,7 +229,7 @@ class RaceTests(ConnectionKit):
                 except (NotFound, FlowOwned, LeaseLost) as error:
                     return type(error).__name__
 
-            outcomes = at_once(4, work)
+            outcomes = at_once(4, work, ahead=turn)
             if "committed" in outcomes:
                 assert "destroyed" not in outcomes
                 (flow,) = connection.get_logbook(book.uuid)

@@ -70,8 +70,12 @@ def scan(connection: Connection) -> list[str]:
     return taken
 
 
-def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """What ``work`` returns for each number, called by as many threads that set off together."""
+def at_once(count: int, work: Callable[[int], Any], ahead: int = -1) -> list[Any]:
+    """What ``work`` returns for each number, called by as many threads that set off together.
+
+    The thread that comes last to the start runs on at once, while the others have yet to wake: ``ahead`` says which
+    it is (modulo ``count``), so that a race which is repeated can give each its turn.
+    """
     barrier, outcomes, errors = threading.Barrier(count), [None] * count, []
 
     def run(number: int) -> None:
@@ -81,7 +85,7 @@ def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    threads = [threading.Thread(target=run, args=((ahead + turn) % count,)) for turn in range(1, count + 1)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -58,7 +58,7 @@ _CLAIMS = (
     fault(
         "a claim does not take a flow whose lease ran out",
         "an_expired_or_evicted_lease",
-        Edit("_refuse_if_leased", "and left > 0", ""),
+        Edit("_refuse_if_leased", "self._clock()", "0"),
     ),
     fault(
         "a claim to evict is refused where the flow is free",
@@ -67,7 +67,7 @@ _CLAIMS = (
             "claim",
             'if evict_epoch is None or evict_epoch != flow["epoch"]:',
             'if evict_epoch not in (None, flow["epoch"]):\n'
-            "                    raise FlowOwned(flow_uuid or '', owner, 1, 1.0)\n"
+            "                    raise LeaseLost(f'{flow_uuid} has no lease of {evict_epoch}')\n"
             "                if evict_epoch is None:",
         ),
     ),
@@ -116,7 +116,7 @@ _CLAIMS = (
     fault(
         "a refused claim does not tell how long",
         "updates_are_refused",
-        Edit("_refuse_if_leased", "left / 1e6", "left"),
+        Edit("_refuse_if_leased", "self._clock()", "self._clock() // 10**6"),
     ),
 )
 
@@ -334,8 +334,12 @@ _REQUESTS = (
     fault(
         "a request is of any kind",
         "a_finished_flow_takes_no_request",
-        Edit("request", "if kind not in REQUEST_KINDS:", "if False:"),
-        Edit("request", "raise InvalidState", "if kind in REQUEST_KINDS:\n                    raise InvalidState"),
+        Edit("request", "check_request_kind(kind)", "pass"),
+        Edit(
+            "request",
+            "raise InvalidState",
+            'if kind in ("SUSPEND", "CANCEL", "CANCEL_AND_REVERT"):\n                    raise InvalidState',
+        ),
     ),
     fault(
         "requests are not counted",

@@ -133,7 +133,7 @@ _BOOKS = (
     fault(
         "an expired lease keeps a book from being destroyed",
         "released_or_expired_flows_is_destroyed",
-        Edit("_refuse_if_leased", "and left > 0", ""),
+        Edit("_refuse_if_leased", "self._clock()", "0"),
     ),
     fault(
         "books are listed by name",

@@ -93,7 +93,9 @@ _VALUES = (
     fault(
         "atom names are unique whatever their case",
         "names_of_atoms",
-        Edit("_check_atoms", 'str(record["name"])', 'str(record["name"]).lower()'),
+        Edit(
+            "_check_atoms", "records, self", '[{**each, "name": str(each["name"]).lower()} for each in records], self'
+        ),
     ),
     fault(
         "names are composed",
