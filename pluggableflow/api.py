@@ -17,6 +17,7 @@ from pluggableflow import states
 from pluggableflow.connection import Connection
 from pluggableflow.engine import Engine
 from pluggableflow.exceptions import FlowFileError, OptionError
+from pluggableflow.executor import run_to_end
 from pluggableflow.flow import Flow
 from pluggableflow.loader import connection_for, connection_for_client, load_plugin
 from pluggableflow.middleware import FlowDetail, LogBook, TaskDetail
@@ -74,7 +75,9 @@ def run(
     """
     with _connected(connection) as made:
         loaded = load(made, flow, flow_detail, book, store, engine, **options)
-        loaded.run()
+        ended = loaded.run()
+        if ended is not None:
+            run_to_end(ended)
         return loaded.storage.fetch_all()
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pluggableflow.connection import Connection
@@ -74,15 +74,18 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def run_iter(self) -> Iterator[str]:
-        """Run as :meth:`run` does, yielding the flow's state after every commit.
+    def run_iter(self) -> Any:
+        """Run as :meth:`run` does, yielding the flow's state (a str) after every commit.
 
         Closing the generator lets running atoms finish, suspends the flow and gives up its lease.
+
+        :returns: an iterator; an async iterator where the engine type is one for an event loop
         """
 
-    def run(self) -> None:
+    def run(self) -> Any:
         """Run the flow until it has finished or is suspended.
 
+        :returns: nothing, or a coroutine to be awaited where the engine type is one for an event loop
         :raises Exception: the failure of the flow, as it was raised; several together as :class:`WrappedFailure`
         :raises LeaseLost: another process has taken the flow over
         :raises StorageFailure: the store failed; the next run goes on from what it has

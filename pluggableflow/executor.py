@@ -59,34 +59,47 @@ def carry_out(work: Work) -> Outcome:
     A coroutine that it returns is run to its end, in an event loop of its own. What a hook raises counts as the
     method's failure, unless that failed already.
     """
-    task = work.task
-    task.idempotency_key, task._report, task._node = work.key, work.report, work.node
-    if work.revert:
-        before, method, after = task.pre_revert, task.revert, task.post_revert
-    else:
-        before, method, after = task.pre_execute, task.execute, task.post_execute
+    before, method, after = begin(work)
     value, failure = None, None
-    task._has_reported = False
-    if task._notifier is not None:
-        task.update_progress(0.0)
     try:
         before()
         value = method(**work.arguments)
         if type(value) is CoroutineType:
-            value = _run_to_end(value)
+            value = run_to_end(value)
     except Exception as error:
         failure = Failure.from_exception(error)
+    return conclude(work, after, value, failure)
+
+
+def begin(work: Work) -> tuple[Callable[[], Any], Callable[..., Any], Callable[[], Any]]:
+    """Get a task ready for its work; returns the method, with the hooks before and after it."""
+    task = work.task
+    task.idempotency_key, task._report, task._node = work.key, work.report, work.node
+    task._has_reported = False
+    if task._notifier is not None:
+        task.update_progress(0.0)
+    if work.revert:
+        return task.pre_revert, task.revert, task.post_revert
+    return task.pre_execute, task.execute, task.post_execute
+
+
+def conclude(work: Work, after: Callable[[], Any], value: Any, failure: Failure | None) -> Outcome:
+    """Call the hook after the method, and make the outcome of both."""
     try:
         after()
     except Exception as error:
         if failure is None:
             value, failure = None, Failure.from_exception(error)
-    if task._has_reported and failure is None:
-        task.update_progress(1.0)
+    if work.task._has_reported and failure is None:
+        work.task.update_progress(1.0)
     return Outcome(work.node, work.revert, value, failure)
 
 
-def _run_to_end(coroutine: CoroutineType[Any, Any, Any]) -> Any:
+def run_to_end(coroutine: CoroutineType[Any, Any, Any]) -> Any:
+    """Block until a coroutine has ended, on a loop of its own, and return its value.
+
+    :raises NotRun: it was cancelled from inside
+    """
     import asyncio  # late: it takes longer to import than the core
 
     try:

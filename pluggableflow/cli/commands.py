@@ -23,10 +23,11 @@ from pluggableflow.middleware import FlowDetail, LogBook
 
 _engine_option = click.option(
     "--engine",
-    type=click.Choice(["serial", "parallel"]),
+    metavar="TYPE",
     default="serial",
     show_default=True,
-    help="Run one task after the other, or independent tasks at the same time in threads.",
+    help="serial: one task after the other; parallel: independent tasks at the same time, in threads; asyncio: async"
+    " tasks on an event loop; or another type that is installed (pluggableflow plugins lists them).",
 )
 
 

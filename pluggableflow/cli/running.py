@@ -16,6 +16,7 @@ from pluggableflow.cli.progress import Progress, failure_line, progress_for
 from pluggableflow.compiler import compile
 from pluggableflow.engine import Engine
 from pluggableflow.exceptions import PluggableFlowError
+from pluggableflow.executor import run_to_end
 
 SUCCEEDED, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -61,7 +62,9 @@ def carry_out(engine: Engine, file: FlowFile, resume: str, as_json: bool) -> int
     with progress_for(len(names), done, as_json) as progress, Interruption(engine, progress, resume) as interruption:
         engine.atom_notifier.register("*", progress)
         try:
-            engine.run()
+            ended = engine.run()
+            if ended is not None:
+                run_to_end(ended)
         except Exception as raised:
             error = raised
     state = storage.get_flow_state()

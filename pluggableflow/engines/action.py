@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -44,7 +44,7 @@ _RESUMABLE = (states.RUNNING, states.REVERTING, states.SUSPENDING, states.SUSPEN
 
 
 class ActionEngine(Engine):
-    """What the serial and the parallel engine share. Options of both:
+    """What our engines share. Options of all:
 
     * ``defer_reverts`` (False): a REVERT decision is deferred to the outermost retry; without one all is undone
     * ``never_resolve`` (False): a failure is neither retried nor reverted, the flow ends as FAILURE
@@ -205,7 +205,8 @@ class ActionEngine(Engine):
         stored, monotonic = self._clock
         return stored + (time.monotonic_ns() - monotonic) // 1000
 
-    def run_iter(self) -> Iterator[str]:
+    def _states(self) -> Generator[str, None, None]:
+        """The run itself: what ``run_iter`` is to do."""
         self.prepare()
         executor: Executor | None = None
         try:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -52,6 +52,9 @@ class ParallelActionEngine(ActionEngine):
         kind = load_plugin("pluggableflow.executors", given)
         executor: Executor = kind() if max_workers is None else kind(max_workers=max_workers)
         return executor
+
+    def run_iter(self) -> Iterator[str]:
+        return self._states()
 
     def _make_executor(self) -> Executor:
         return self._executor

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pluggableflow.engines.action import ActionEngine
 from pluggableflow.executor import Executor
 from pluggableflow.executors.serial import SerialExecutor
@@ -10,6 +12,9 @@ from pluggableflow.executors.serial import SerialExecutor
 
 class SerialActionEngine(ActionEngine):
     """Runs atoms in the calling thread, in the order in which they become ready."""
+
+    def run_iter(self) -> Iterator[str]:
+        return self._states()
 
     def _make_executor(self) -> Executor:
         return SerialExecutor()

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from pluggableflow.exceptions import NotRun, OptionError
-from pluggableflow.executor import Executor, Outcome, Work
+from pluggableflow.executor import Executor, Outcome, Work, begin, conclude
 from pluggableflow.executors.line import Line, checked_workers
 from pluggableflow.executors.threads import ThreadsExecutor
 from pluggableflow.failure import Failure
@@ -114,26 +114,11 @@ async def _serve(ready: Future[Any]) -> None:
 
 async def _carry_out(work: Work) -> Outcome:
     """What :func:`pluggableflow.executor.carry_out` does, for a method that is awaited."""
-    task = work.task
-    task.idempotency_key, task._report, task._node = work.key, work.report, work.node
-    if work.revert:
-        before, method, after = task.pre_revert, task.revert, task.post_revert
-    else:
-        before, method, after = task.pre_execute, task.execute, task.post_execute
+    before, method, after = begin(work)
     value, failure = None, None
-    task._has_reported = False
-    if task._notifier is not None:
-        task.update_progress(0.0)
     try:
         before()
         value = await method(**work.arguments)
     except Exception as error:
         failure = Failure.from_exception(error)
-    try:
-        after()
-    except Exception as error:
-        if failure is None:
-            value, failure = None, Failure.from_exception(error)
-    if task._has_reported and failure is None:
-        task.update_progress(1.0)
-    return Outcome(work.node, work.revert, value, failure)
+    return conclude(work, after, value, failure)
