@@ -3,51 +3,29 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from plugins.stranger import files_of, install, page, run
 
 from pluggableflow.testing.abilities import ABILITIES, ConnectionKit
 
-PAGE = (Path(__file__).parents[2] / "docs" / "write-a-storage-backend.md").read_text()
-FILES = dict(re.findall(r"`([\w.]+)`:\n\n```\w+\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+PAGE = page("write-a-storage-backend.md")
+FILES = files_of(PAGE)
 #: Rows of a table of the page that begin with a name.
 ROWS = re.findall(r"^\| `(.+?)` \| (.+) \|$", PAGE, re.MULTILINE)
-
-
-def run(folder: Path, target: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in the stranger's folder, with what was installed there."""
-    environment = {**os.environ, "PYTHONPATH": str(target)}
-    command = (sys.executable, *command)
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The folder with the files of the page, and the one that its distribution is installed in."""
     folder, target = tmp_path_factory.mktemp("toy"), tmp_path_factory.mktemp("installed")
-    for name, text in FILES.items():
-        (folder / name).write_text(text)
-    done = run(folder, target, "-m", "pip", "install", "--no-deps", *_isolation(), "--target", str(target), ".")
-    assert done.returncode == 0, done.stdout + done.stderr
-    shutil.rmtree(folder / "build", ignore_errors=True)
+    install(FILES, folder, target)
     (folder / "pluggableflow_toy.py").unlink()  # so that it is the installed one that is found
     return folder, target
-
-
-def _isolation() -> list[str]:
-    """Spares pip the download of setuptools where an installed one makes wheels, as it does by itself from 70.1 on."""
-    installed = {each.name.lower(): each.version for each in importlib.metadata.distributions() if each.name}
-    version = [int(part) for part in installed.get("setuptools", "0").split(".")[:2]]
-    able = version >= [70, 1] or (version >= [64] and "wheel" in installed)
-    return ["--no-build-isolation"] if able else []
 
 
 def test_the_page_holds_every_file_that_a_backend_needs() -> None:
