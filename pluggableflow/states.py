@@ -14,7 +14,7 @@ REVERTING = "REVERTING"
 REVERTED = "REVERTED"
 REVERT_FAILURE = "REVERT_FAILURE"
 IGNORE = "IGNORE"  # atoms only: a decider said no
-RETRYING = "RETRYING"  # retries only: its scope is being undone before the next attempt
+RETRYING = "RETRYING"  # retries only: its scope has been undone, the next attempt is due or waited for
 SUSPENDING = "SUSPENDING"  # flows only, as the next two
 SUSPENDED = "SUSPENDED"
 RESUMING = "RESUMING"
@@ -55,7 +55,7 @@ TASK_TRANSITIONS = frozenset(
 RETRY_TRANSITIONS = TASK_TRANSITIONS | {
     (SUCCESS, RETRYING),
     (RETRYING, RUNNING),
-    (RETRYING, REVERTING),  # a stronger decision than RETRY came while its scope was being undone
+    (RETRYING, REVERTING),  # a stronger decision than RETRY came before the next attempt
     (RETRYING, PENDING),  # an enclosing scope is tried again
 }
 

@@ -109,10 +109,7 @@ class Undoing(Forward):
         self._undoing[scope] = decision
         if scope != EVERYTHING:
             self.intention[scope] = states.RETRY if decision is Decision.RETRY else states.REVERT
-            if decision is Decision.RETRY and self.state[scope] != states.RETRYING:
-                self._set(scope, states.RETRYING)
-            else:
-                self.changes.append((scope, self.state[scope]))
+            self.changes.append((scope, self.state[scope]))
         elif origin is not None and self.plan.kinds[origin] > END:
             self.intention[origin] = states.REVERT
             self.changes.append((origin, self.state[origin]))
@@ -145,6 +142,8 @@ class Undoing(Forward):
             return
         if node == scope and self._undoing[scope] is Decision.RETRY:
             self._restartable[node] = None
+            if self.state[node] != states.RETRYING:
+                self._set(node, states.RETRYING)
             if node not in self.timers:
                 self._questions.append(ExecuteRetry(node))
         elif self.state[node] in (states.SUCCESS, states.FAILURE, states.RETRYING, states.REVERTING, states.RUNNING):

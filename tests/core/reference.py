@@ -212,9 +212,13 @@ class Reference:
         if self.stuck:
             return False
         if self.undoing.get(retry) == RETRY:
-            return not any(self.has_effect(each) for each in self.tree.scope(retry) if each != retry)
+            return not self._holds(retry)
         flow = self.tree.around[retry]
         return self.state[retry] == PENDING and self.entered(flow) and not self.undone_by(retry)
+
+    def _holds(self, retry: str) -> bool:
+        """Whether something in the scope of a retry still has an effect."""
+        return any(self.has_effect(each) for each in self.tree.scope(retry) if each != retry)
 
     def _may_revert(self, name: str) -> bool:
         if self.state[name] == REVERTING:
@@ -347,8 +351,6 @@ class Reference:
         inside = self.tree.scope(scope)
         self.undoing = {each: how for each, how in self.undoing.items() if each not in inside}
         self.undoing[scope] = decision
-        if decision == RETRY and scope is not None:
-            self.state[scope] = RETRYING
         self.questions = [
             each for each in self.questions
             if each.retry not in inside or (each.retry == scope and decision == RETRY)
@@ -375,7 +377,10 @@ class Reference:
             self.state[name] = IGNORE
 
     def _settle(self) -> None:
-        """Ignore what is to be ignored because of what comes before it."""
+        """Ignore what is to be ignored because of what comes before it; say which retries are about to try again."""
+        for scope, decision in self.undoing.items():
+            if scope is not None and decision == RETRY and not self._holds(scope):
+                self.state[scope] = RETRYING
         changed = True
         while changed:
             changed = False

@@ -42,7 +42,8 @@ def load(
     kind = _ENGINES.get(engine)
     if kind is None:
         raise NotFound(f"there is no engine {engine!r}; there are {', '.join(_ENGINES)}")
-    loaded = api.load(connection_of(backend), flow, flow_detail, book, store, kind, **kwargs)
+    options = {name: value for name, value in kwargs.items() if value is not None}
+    loaded = api.load(connection_of(backend), flow, flow_detail, book, store, kind, **options)
     assert isinstance(loaded, ActionEngine)
     return loaded
 
