@@ -74,6 +74,8 @@ class Flow(ABC):
         self.name = check_name(name)
         if retry is not None and not isinstance(retry, Retry):
             raise DefinitionError(f"flow {name!r}: {retry!r} is not a retry")
+        if retry is not None:
+            retry.controls(name)
         self.retry = retry
 
     @abstractmethod

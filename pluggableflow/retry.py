@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pluggableflow.atom import Atom, Input, Names, Rebind, idle, inputs_of, signature_of
+from pluggableflow.atom import Atom, Input, Names, Rebind, check_name, idle, inputs_of, signature_of
 from pluggableflow.exceptions import DefinitionError, NotFound
 from pluggableflow.failure import Failure
 
@@ -78,6 +78,7 @@ class Retry(Atom):
 
     Decision code may be asked again after a crash, so it may depend on nothing but its arguments.
 
+    :param name: default: that of the flow it is given to, with ``_retry`` behind
     :param delay_seconds: wait before the second attempt
     :param factor: each further wait is so many times the one before
     :param jitter: part of the wait, from 0 to 1, by which it is shortened at random
@@ -100,6 +101,7 @@ class Retry(Atom):
         jitter: float = 0,
         maximum_seconds: float | None = None,
     ) -> None:
+        self._named = name is not None
         name = type(self).__qualname__ if name is None else name
         super().__init__(name, provides, requires, auto_extract, rebind)
         for argument, value, demand, most in (
@@ -121,6 +123,11 @@ class Retry(Atom):
             (),
             "on_failure",
         )
+
+    def controls(self, flow_name: str) -> None:
+        """Be given to a flow, which a retry without a name is called after."""
+        if not self._named:
+            self.name, self._named = check_name(f"{flow_name}_retry"), True
 
     @property
     def on_failure_inputs(self) -> tuple[Input, ...]:
@@ -236,7 +243,7 @@ class _ForEach(_Bounded):
     def _next(self, values: Iterable[Any], history: History) -> Any:
         left = self._left(values, history)
         if not left:
-            raise NotFound(f"retry {self.name!r} has no value left to try")
+            raise NotFound(f"No elements left for retry {self.name!r} to try")
         return left[0]
 
     def _decide(self, values: Iterable[Any], history: History) -> Decision:

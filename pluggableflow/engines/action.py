@@ -229,9 +229,12 @@ class ActionEngine(Engine):
             self._outcomes = SimpleQueue()
             self.close()
         if self.storage.get_flow_state() in (states.FAILURE, states.REVERTED):
-            failures = [*self.storage.get_execute_failures().values(), *self._decisions.gate_failures.values()]
-            failures += self.storage.get_revert_failures().values()
-            Failure.reraise_if_any(failures)
+            Failure.reraise_if_any(self._failures())
+
+    def _failures(self) -> list[Failure]:
+        """What a run that has failed raises."""
+        failures = [*self.storage.get_execute_failures().values(), *self._decisions.gate_failures.values()]
+        return [*failures, *self.storage.get_revert_failures().values()]
 
     def _begin(self) -> Machine:
         """Make the machine from what is stored, and say that the flow runs."""

@@ -109,7 +109,7 @@ def attempt_of(retry: Retry, number: int, values: tuple[Any, ...]) -> tuple[Any,
     if retry.kind in ("ForEach", "ParameterizedForEach"):
         if number <= len(values):
             return values[number - 1], ""
-        return None, f"pluggableflow.exceptions.NotFound: retry {retry.name!r} has no value left to try"
+        return None, f"pluggableflow.exceptions.NotFound: No elements left for retry {retry.name!r} to try"
     return None, ""
 
 

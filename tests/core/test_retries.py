@@ -101,7 +101,7 @@ def test_for_each_tries_every_value_in_order_and_a_repeated_one_so_often(values:
         bound = retry.ParameterizedForEach(provides="value", rebind={"values": "many"})
         assert all_tried_by(bound, connection, many=values) == values
     else:
-        with pytest.raises(NotFound, match="'empty' has no value left"):
+        with pytest.raises(NotFound, match="No elements left for retry 'empty'"):
             api.run(connection, linear_flow.Flow("flow", retry.ForEach(values, name="empty", provides="value")))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pluggableflow.middleware import FlowDetail
+from pluggableflow.retry import History
 from pluggableflow.storage import Storage as _Storage
 from pluggableflow_taskflow.utils.persistence_utils import connection_of
 
@@ -43,3 +44,6 @@ class Storage(_Storage):
         optional_args: Iterable[str] | None = None,
     ) -> set[str]:
         return super().fetch_unsatisfied_args(atom_name, args_mapping, optional_args or ())
+
+    def get_retry_histories(self) -> list[tuple[str, History]]:  # type: ignore[override]
+        return list(super().get_retry_histories())
