@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
-from pluggableflow.exceptions import DefinitionError
+from pluggableflow.exceptions import DefinitionError, WrongType
 
 #: parameter, name it is looked up under, whether it may be missing
 Input = tuple[str, str, bool]
@@ -68,7 +68,7 @@ class Atom:
         self.inject: Mapping[str, Any] = inject or {}
         try:
             if not isinstance(self.inject, Mapping):
-                raise DefinitionError(f"inject must be a dict, not {inject!r}")
+                raise WrongType(f"inject must be a dict, not {inject!r}")
             self.save_as = save_as(self.default_provides if provides is None else provides)
             execute, revert = self._signature_of("execute"), self._signature_of("revert")
             reserved = self.reserved_execute, self.reserved_revert
@@ -87,7 +87,7 @@ class Atom:
             else:
                 needs = _inferred_needs(execute, revert, *reserved, auto_extract)
         except DefinitionError as error:
-            raise DefinitionError(f"{type(self).__qualname__} {name!r}: {error}") from None
+            raise type(error)(f"{error} ({type(self).__qualname__} {name!r})") from None
         self.execute_inputs, self.revert_inputs, self.revert_accepts = needs
 
     @property
@@ -140,8 +140,13 @@ class Atom:
     def post_revert(self) -> None:
         """Runs after revert, whether or not that failed."""
 
+    @property
+    def version_text(self) -> str:
+        """Its version as details have it, such as ``1.0``."""
+        return ".".join(map(str, self.version))
+
     def __str__(self) -> str:
-        return f'"{self.name}=={".".join(map(str, self.version))}"'
+        return f'"{self.name}=={self.version_text}"'
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} {self}>"
@@ -265,10 +270,12 @@ def inputs_of(
             for each in extra:  # a revert takes what it names of the inputs of execute
                 del mapping[each]
         elif extra:
-            raise DefinitionError(f"{method} does not take {', '.join(map(repr, extra))}")
+            raise DefinitionError(f"Extra arguments: {method} does not take {', '.join(map(repr, extra))}")
     missing = [each for each in required if each not in mapping]
     if missing:
-        raise DefinitionError(f"{method} needs {', '.join(map(repr, missing))}; require or rebind them")
+        raise DefinitionError(
+            f"Missing arguments: {method} needs {', '.join(map(repr, missing))}; require or rebind them"
+        )
     inputs = [(parameter, name, False) for parameter, name in mapping.items()]
     if auto_extract:
         left = (each for each in signature.all if each not in mapping and each not in ignored)
@@ -285,7 +292,7 @@ def names_of(argument: str, names: Names) -> tuple[str, ...]:
         return ()
     found = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Iterable) else (names,)
     if not all(isinstance(each, str) for each in found):
-        raise DefinitionError(f"{argument} must be a name or several, not {names!r}")
+        raise WrongType(f"{argument} must be a name or several, not {names!r}")
     return found
 
 
@@ -296,7 +303,7 @@ def _pairs(argument: str, rebind: Any) -> Rebind:
         both = [*rebind, *rebind.values()] if isinstance(rebind, Mapping) else rebind
         if all(isinstance(each, str) for each in both):
             return rebind
-    raise DefinitionError(f"{argument} must be a dict, a list or a tuple of names, not {rebind!r}")
+    raise WrongType(f"Invalid rebind value: {argument} must be a dict, a list or a tuple of names, not {rebind!r}")
 
 
 def check_name(name: Any) -> str:
@@ -305,7 +312,7 @@ def check_name(name: Any) -> str:
     :raises DefinitionError: it cannot
     """
     if not isinstance(name, str):
-        raise DefinitionError(f"a name must be a string, not {name!r}")
+        raise WrongType(f"a name must be a string, not {name!r}")
     if not 0 < len(name) <= _LONGEST_NAME or "\0" in name or not name.isascii() and _has_surrogate(name):
         raise DefinitionError(f"a name must have 1 to {_LONGEST_NAME} characters, no NUL or surrogates, not {name!r}")
     return name
@@ -332,14 +339,14 @@ def save_as(provides: Any) -> dict[str, Any]:
         return parts
     if isinstance(provides, (set, frozenset)):
         return {name: name for name in sorted(map(_provided, provides))}
-    raise DefinitionError(f"provides must be a string, list, tuple or set, not {provides!r}")
+    raise WrongType(f"Atom provides must be a string, list, tuple or set, not {provides!r}")
 
 
 def _provided(name: Any) -> str:
     try:
         return check_name(name)
     except DefinitionError as error:
-        raise DefinitionError(f"provides: {error}") from None
+        raise type(error)(f"provides: {error}") from None
 
 
 _NOTHING_SAVED: dict[str, Any] = {}

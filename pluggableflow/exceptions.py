@@ -8,7 +8,36 @@ from typing import Any
 
 
 class PluggableFlowError(Exception):
-    """The root of all errors of this package."""
+    """The root of all errors of this package.
+
+    :param cause: what led to it, as with ``raise ... from cause``
+    """
+
+    def __init__(self, *args: Any, cause: BaseException | None = None) -> None:
+        super().__init__(*args)
+        if cause is not None:
+            self.__cause__ = cause
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What led to it, or ``None``."""
+        return self.__cause__
+
+    def pformat(self, indent: int = 2, indent_text: str = " ", show_root_class: bool = False) -> str:
+        """The message, and below it those of its causes, each indented by ``indent`` times ``indent_text`` more.
+
+        :raises ValueError: ``indent`` is negative
+        """
+        if indent < 0:
+            raise ValueError(f"indent must not be negative, as {indent} is")
+        lines = [f"{type(self).__name__}: {self}" if show_root_class else str(self)]
+        seen: set[int] = {id(self)}
+        at = self.__cause__
+        while at is not None and id(at) not in seen:
+            seen.add(id(at))
+            lines.append(f"{indent_text * (indent * len(lines))}{type(at).__name__}: {at}")
+            at = at.__cause__
+        return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__.copy())
@@ -23,6 +52,10 @@ def _rebuild(kind: type[PluggableFlowError], args: tuple[Any, ...], attributes: 
 
 class DefinitionError(PluggableFlowError, ValueError):
     """A task, retry or flow is declared in a way that cannot run."""
+
+
+class WrongType(DefinitionError, TypeError):
+    """Something in a declaration is of a type that cannot stand there."""
 
 
 class Duplicate(DefinitionError):

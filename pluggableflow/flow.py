@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pluggableflow.atom import Atom, check_name
-from pluggableflow.exceptions import DefinitionError
+from pluggableflow.exceptions import DefinitionError, WrongType
 from pluggableflow.retry import Retry
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Item = Any  # a Task or a Flow
 Link = tuple[Item, Item, dict[str, Any]]
 
-LINK_MANUAL, LINK_REASONS = "manual", "reasons"
+LINK_MANUAL, LINK_REASONS, LINK_INVARIANT = "manual", "reasons", "invariant"
 LINK_DECIDER, LINK_DECIDER_DEPTH = "decider", "decider_depth"
 
 
@@ -42,8 +42,10 @@ class Depth(enum.Enum):
         """
         if isinstance(depth, Depth):
             return depth
+        if not isinstance(depth, str):
+            raise WrongType(f"a decider's depth is a Depth or its name, not {depth!r}")
         try:
-            return cls[str(depth).upper()]
+            return cls[depth.upper()]
         except KeyError:
             names = ", ".join(each.name for each in cls)
             raise DefinitionError(f"a decider's depth is one of {names}, not {depth!r}") from None
@@ -73,7 +75,7 @@ class Flow(ABC):
     def __init__(self, name: str, retry: Retry | None = None) -> None:
         self.name = check_name(name)
         if retry is not None and not isinstance(retry, Retry):
-            raise DefinitionError(f"flow {name!r}: {retry!r} is not a retry")
+            raise WrongType(f"flow {name!r}: {retry!r} is not a retry")
         if retry is not None:
             retry.controls(name)
         self.retry = retry
@@ -126,7 +128,7 @@ class Flow(ABC):
 
     def __str__(self) -> str:
         module = type(self).__module__.rpartition(".")[2]
-        return f"{module}.{type(self).__name__}: {self.name}(len={len(self)})"
+        return f'"{module}.{type(self).__name__}: {self.name}(len={len(self)})"'
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -162,9 +164,9 @@ def check_item(flow: Flow, item: Item) -> None:
     :raises DefinitionError: it is not a task or flow
     """
     if isinstance(item, Retry):
-        raise DefinitionError(f"flow {flow.name!r}: {item!r} is a retry; give it to a flow as its retry")
+        raise WrongType(f"flow {flow.name!r}: {item!r} is a retry; give it to a flow as its retry")
     if not isinstance(item, (Atom, Flow)):
-        raise DefinitionError(f"flow {flow.name!r}: {item!r} is neither a task nor a flow")
+        raise WrongType(f"flow {flow.name!r}: {item!r} is neither a task nor a flow")
     if item is flow:
         raise DefinitionError(f"flow {flow.name!r} cannot contain itself")
 

@@ -92,8 +92,8 @@ def _differences(stored: AtomDetail, signature: str, plan: Plan) -> list[str]:
     node = plan.index[stored.name]
     atom = plan.atoms[node]
     why = []
-    if atom is not None and atom.version[0] != stored.version[0]:
-        why.append(f"its major version, {stored.version[0]} then and {atom.version[0]} now")
+    if atom is not None and str(atom.version[0]) != (major := stored.version.partition(".")[0]):
+        why.append(f"its major version, {major} then and {atom.version[0]} now")
     if stored.signature is not None and stored.signature != signature:
         pairs = zip(_ASPECTS, stored.signature.split(":"), signature.split(":"), strict=True)
         why += [aspect for aspect, then, now in pairs if then != now]

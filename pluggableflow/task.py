@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pluggableflow.atom import Atom, Names, Rebind, Signature, idle, names_of, signature_of
-from pluggableflow.exceptions import DefinitionError
+from pluggableflow.exceptions import DefinitionError, WrongType
 from pluggableflow.notifier import Notifier, RestrictedNotifier
 
 LOG = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class FunctorTask(Task):
     ) -> None:
         for function in (execute, revert):
             if function is not None and not callable(function):
-                raise DefinitionError(f"a task is made of functions, not of {function!r}")
+                raise WrongType(f"a task is made of functions, not of {function!r}")
         self._execute, self._revert = execute, revert
         super().__init__(
             _function_name(execute) if name is None else name, provides, requires, auto_extract, rebind, inject
@@ -196,13 +196,13 @@ class _FoldTask(Task):
         name = _function_name(functor) if name is None else name
         kind = f"{type(self).__name__} {name!r}"
         if not callable(functor):
-            raise DefinitionError(f"{kind} needs a function, not {functor!r}")
+            raise WrongType(f"{kind} needs a function, not {functor!r}")
         if not _takes(functor, arity):
             raise DefinitionError(f"{kind} needs a function of {arity} argument(s), which {functor!r} is not")
         try:
             self._order = names_of("requires", requires)
         except DefinitionError as error:
-            raise DefinitionError(f"{kind}: {error}") from None
+            raise type(error)(f"{kind}: {error}") from None
         if len(self._order) < arity:
             raise DefinitionError(f"{kind} needs at least {arity} input(s) in requires")
         self._functor = functor

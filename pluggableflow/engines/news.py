@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pluggableflow import states
@@ -12,6 +12,7 @@ from pluggableflow.plan import RETRY, Plan
 from pluggableflow.storage import Storage
 
 _STARTED = (states.RUNNING, states.REVERTING)
+_ENDED = (states.SUCCESS, states.FAILURE, states.REVERTED, states.REVERT_FAILURE)
 _WITHDRAWN = (states.RUNNING, states.PENDING)
 
 
@@ -26,14 +27,14 @@ class News:
     def __init__(self, plan: Plan, storage: Storage, flow_notifier: Notifier, atom_notifier: Notifier) -> None:
         self._kinds, self._storage = plan.kinds, storage
         self._flow_notifier, self._atom_notifier = flow_notifier, atom_notifier
-        self._atoms: list[tuple[int, str, str]] = []
+        self._atoms: list[tuple[int, str, str, Mapping[str, Any]]] = []
         self._starts: dict[int, str] = {}
         self._flow: list[tuple[str, str]] = []
         self.heard = False
 
     def atom(self, node: int, state: str, old: str) -> None:
         if old != state and (old, state) != _WITHDRAWN and self._atom_notifier:
-            self._atoms.append((node, state, old))
+            self._atoms.append((node, state, old, self._outcome(node, state)))
 
     def flow(self, state: str, old: str) -> None:
         self._flow.append((state, old))
@@ -44,11 +45,11 @@ class News:
             if state == states.RUNNING:
                 self.tell_flow(state, old)
         self._starts = dict.fromkeys(starts, "")
-        for node, state, old in self._atoms:
+        for node, state, old, outcome in self._atoms:
             if node in self._starts and state == self._storage.node_detail(node).state and state in _STARTED:
                 self._starts[node] = old
             elif node not in self._starts or state not in _STARTED:
-                self._tell_atom(node, state, old)
+                self._tell_atom(node, state, old, outcome)
         self._atoms.clear()
         for state, old in self._flow:
             if state != states.RUNNING:
@@ -58,7 +59,7 @@ class News:
     def tell_start(self, node: int) -> None:
         if self._atom_notifier:
             state = self._storage.node_detail(node).state
-            self._tell_atom(node, state, self._starts[node] or state)
+            self._tell_atom(node, state, self._starts[node] or state, {})
 
     def tell_flow(self, state: str, old: str) -> None:
         if self._flow_notifier:
@@ -67,20 +68,26 @@ class News:
             self.heard = True
             self._flow_notifier.notify(state, details)
 
-    def _tell_atom(self, node: int, state: str, old: str) -> None:
+    def _outcome(self, node: int, state: str) -> Mapping[str, Any]:
+        """What came out, asked at once: what follows in the same wake-up may put the atom back to its beginning."""
+        if state not in _ENDED:
+            return {}
+        detail = self._storage.node_detail(node)
+        if state == states.SUCCESS:
+            return {"result": detail.last_results}
+        if state == states.FAILURE:
+            return {"result": detail.failure}
+        return {"result": detail.revert_failure if detail.revert_failure is not None else detail.revert_results}
+
+    def _tell_atom(self, node: int, state: str, old: str, outcome: Mapping[str, Any]) -> None:
         detail, kind = self._storage.node_detail(node), "retry" if self._kinds[node] == RETRY else "task"
-        details: dict[str, Any] = {
+        details = {
             f"{kind}_name": detail.name,
             f"{kind}_uuid": detail.uuid,
             "flow_name": self._storage.flow_name,
             "flow_uuid": self._storage.flow_uuid,
             "old_state": old,
+            **outcome,
         }
-        if state == states.SUCCESS:
-            details["result"] = detail.last_results
-        elif state == states.FAILURE:
-            details["result"] = detail.failure
-        elif state in (states.REVERTED, states.REVERT_FAILURE):
-            details["result"] = detail.revert_failure if detail.revert_failure is not None else detail.revert_results
         self.heard = True
         self._atom_notifier.notify(state, details)

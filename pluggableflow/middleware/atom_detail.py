@@ -45,7 +45,7 @@ class AtomDetail:
         self.name = name
         self.uuid = uuid or new_uuid()
         self.parent_uuid: str | None = None
-        self.version: tuple[int, ...] = (1, 0)
+        self.version = "1.0"
         self.state = states.PENDING
         self.intention = states.EXECUTE
         self.attempt = 0
@@ -134,7 +134,7 @@ class AtomDetail:
             "parent_uuid": self.parent_uuid,
             "name": self.name,
             "kind": self.kind,
-            "version": ".".join(map(str, self.version)),
+            "version": self.version,
             "state": self.state,
             "intention": self.intention,
             "attempt": self.attempt,
@@ -166,7 +166,8 @@ class AtomDetail:
         for column in ("attempt", "not_before", "deadline_at", "started_at", "finished_at", "revision"):
             setattr(detail, column, record[column])
         with reading("atom", record):
-            detail.version = tuple(int(part) for part in record["version"].split("."))
+            detail.version = record["version"]
+            int(detail.version.replace(".", ""))  # numbers, or the record is damaged
             detail.results = detail._decode_results(record["results"])
             detail.failure = decode(record["failure"])
             detail.revert_results = decode(record["revert_results"])

@@ -32,12 +32,13 @@ LinkData = tuple[bool, tuple[str, ...], Callable[..., Any] | None, Depth | None]
 class _Journal:
     """What one ``add`` has changed so far, for taking it back."""
 
-    __slots__ = ("added", "linked", "waiting", "ranks", "ends")
+    __slots__ = ("added", "linked", "waiting", "unresolved", "ranks", "ends")
 
     def __init__(self, ends: tuple[int, int]) -> None:
         self.added: list[Item] = []
         self.linked: list[tuple[Item, Item]] = []
         self.waiting: list[tuple[str, dict[Item, None]]] = []  # as it was before some of it were linked
+        self.unresolved: list[tuple[str, Item]] = []  # requires of what is added with resolve_requires=False
         self.ranks: dict[Item, int] = {}  # of items that were moved, before the first move
         self.ends = ends
 
@@ -69,7 +70,9 @@ class Flow(_Flow):
         for item in self._rank:
             for later in self._after.get(item, ()):
                 manual, reasons, decider, depth = self._before[later][item]
-                data: dict[str, Any] = {LINK_MANUAL: manual, LINK_REASONS: set(reasons)}
+                data: dict[str, Any] = {LINK_MANUAL: True} if manual else {}
+                if reasons:
+                    data[LINK_REASONS] = set(reasons)
                 if decider is not None:
                     data[LINK_DECIDER], data[LINK_DECIDER_DEPTH] = decider, depth
                 yield item, later, data
@@ -96,6 +99,8 @@ class Flow(_Flow):
                 check_item(self, item)
                 if item not in self._rank:
                     self._insert(item, resolve_requires, resolve_existing, journal)
+            for name, item in journal.unresolved:
+                self._waiting.setdefault(name, {})[item] = None
         except DefinitionError:
             self._undo(journal)
             raise
@@ -147,7 +152,10 @@ class Flow(_Flow):
         for name in offers:
             self._providers.setdefault(name, []).append(item)
         for name in unlinked:
-            self._waiting.setdefault(name, {})[item] = None
+            if resolve_requires:
+                self._waiting.setdefault(name, {})[item] = None
+            else:  # what is added beside it is not to be linked to it either
+                journal.unresolved.append((name, item))
         for source, name in sources:
             self._connect(source, item, name, journal)
         for target, name in targets:
@@ -196,14 +204,14 @@ class Flow(_Flow):
         :raises DefinitionError: an item is not in the flow, or the decider is not one
         :raises DependencyFailure: there would be a cycle
         """
-        for item in (u, v):
+        for item, way in (u, "from"), (v, "to"):
             if item not in self._rank:
-                raise DefinitionError(f"flow {self.name!r}: {item!r} must be added before it is linked")
+                raise DefinitionError(f"Node {item!r} not found to link {way}; add it to flow {self.name!r} first")
         if decider is not None and not callable(decider):
             raise DefinitionError(f"flow {self.name!r}: a decider must be callable, not {decider!r}")
         if decider is None and decider_depth is not None:
             raise DefinitionError(f"flow {self.name!r}: a depth says nothing without a decider")
-        depth = None if decider is None else Depth.translate(decider_depth or Depth.ALL)
+        depth = None if decider is None else Depth.translate(Depth.ALL if decider_depth is None else decider_depth)
         self._order(u, v, {})
         _manual, reasons, *known = self._before[v].get(u) or (False, (), None, None)
         self._put_link(u, v, (True, reasons, *((decider, depth) if decider is not None else known)))
@@ -259,7 +267,7 @@ class Flow(_Flow):
             path.append(repr(at.name))
             at = came_from.get(at)
         cycle = " -> ".join([path[0], *reversed(path)] if len(path) > 1 else [path[0], path[0]])
-        raise DependencyFailure(f"flow {self.name!r}: no order exists, {cycle} is a cycle")
+        raise DependencyFailure(f"No path leads through flow {self.name!r}: {cycle} is a cycle")
 
 
 class TargetedFlow(Flow):
@@ -275,7 +283,9 @@ class TargetedFlow(Flow):
         :raises DefinitionError: it is not in the flow
         """
         if target_node not in self._rank:
-            raise DefinitionError(f"flow {self.name!r}: {target_node!r} must be added before it is the target")
+            raise DefinitionError(
+                f"Node {target_node!r} not found in flow {self.name!r}; add it before it is the target"
+            )
         self._target = target_node
         self._changed()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pluggableflow.flow import LINK_MANUAL, Link, ListedFlow
+from pluggableflow.flow import LINK_INVARIANT, Link, ListedFlow
 
 
 class Flow(ListedFlow):
@@ -13,4 +13,4 @@ class Flow(ListedFlow):
 
     def iter_links(self) -> Iterator[Link]:
         for earlier, later in zip(self._items, self._items[1:], strict=False):
-            yield earlier, later, {LINK_MANUAL: True}
+            yield earlier, later, {LINK_INVARIANT: True}

@@ -10,7 +10,7 @@ from typing import Any
 from pluggableflow import codec, states
 from pluggableflow.atom import Atom
 from pluggableflow.connection import Changes, Connection
-from pluggableflow.exceptions import EncodingError, NotFound, ValueTooLarge
+from pluggableflow.exceptions import Duplicate, EncodingError, NotFound, ValueTooLarge
 from pluggableflow.failure import Failure
 from pluggableflow.flow import Depth
 from pluggableflow.middleware import AtomDetail, FlowDetail, Record, RetryDetail, Scalar, TaskDetail, new_uuids
@@ -40,6 +40,11 @@ _NEW_RECORD: Record = {"state": states.PENDING, "attempt": 0, "signature": None,
 _NEW_RECORD |= {"deadline_at": None, "revision": 0}
 
 
+def _live(failure: Failure | None, before: Failure | None) -> Failure | None:
+    """The one of two equal failures that has an exception to raise."""
+    return before if failure is not None and before is not None and failure == before else failure
+
+
 class FlowRecords:
     """What an engine keeps of the atoms of one flow, addressed by node.
 
@@ -66,7 +71,15 @@ class FlowRecords:
         self.reload(flow_detail)
 
     def reload(self, flow_detail: FlowDetail) -> None:
-        """Take over what a store now says of the same flow; atoms must be bound again."""
+        """Take over what a store now says of the same flow; atoms must be bound again.
+
+        A failure that was captured in this process keeps its live exception.
+        """
+        for detail in flow_detail:
+            before = self._by_name.get(detail.name)
+            if before is not None:
+                detail.failure = _live(detail.failure, before.failure)
+                detail.revert_failure = _live(detail.revert_failure, before.revert_failure)
         self.flow_detail = flow_detail
         self._by_name = {detail.name: detail for detail in flow_detail}
         self._stored = set(flow_detail._atoms) if self._connection is not None else set()
@@ -103,7 +116,13 @@ class FlowRecords:
     # -- atoms ----------------------------------------------------------------------------------------------------
 
     def ensure_atom(self, atom: Atom) -> str:
-        """Make sure that an atom has a detail, and return its uuid."""
+        """Make sure that an atom has a detail, and return its uuid.
+
+        :raises Duplicate: an atom of another kind has one of that name
+        """
+        detail = self._by_name.get(atom.name)
+        if detail is not None and isinstance(detail, RetryDetail) != isinstance(atom, Retry):
+            raise Duplicate(f"Atom detail {atom.name!r} is that of another kind of atom; choose another name")
         self.ensure_atoms([atom])
         return self._by_name[atom.name].uuid
 
@@ -122,7 +141,7 @@ class FlowRecords:
                 kind = RetryDetail if isinstance(atom, Retry) else TaskDetail
                 detail = kind(atom.name, next(fresh))
                 detail.parent_uuid = self.flow_detail.uuid
-                detail.version = atom.version
+                detail.version = atom.version_text
                 details[detail.uuid] = detail
                 by_name[atom.name] = detail
             self._atoms[atom.name] = atom
@@ -135,7 +154,7 @@ class FlowRecords:
         try:
             return self._by_name[atom_name]
         except KeyError:
-            raise NotFound(f"flow {self.flow_name!r} has no atom {atom_name!r}") from None
+            raise NotFound(f"Unknown atom {atom_name!r} in flow {self.flow_name!r}") from None
 
     def _retry_detail(self, retry_name: str) -> RetryDetail:
         detail = self._detail(retry_name)
@@ -326,10 +345,10 @@ class FlowRecords:
         if detail.signature != signature:
             detail.signature = signature
             self._patch(detail, {"signature": signature})
-        version = self._atoms[detail.name].version
+        version = self._atoms[detail.name].version_text
         if detail.version != version:
             detail.version = version
-            self._patch(detail, {"version": ".".join(map(str, version))})
+            self._patch(detail, {"version": version})
 
     def arguments(self, atom_name: str, inputs: Iterable[Input], reveal: bool = True) -> dict[str, Any]:
         """The arguments for a method of an atom.
@@ -413,7 +432,7 @@ def _identity(detail: AtomDetail) -> dict[str, Scalar]:
         "parent_uuid": detail.parent_uuid,
         "name": detail.name,
         "kind": detail.kind,
-        "version": ".".join(map(str, detail.version)),
+        "version": detail.version,
     }
 
 

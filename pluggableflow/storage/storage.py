@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ from pluggableflow.storage.flow_records import (
     select,
 )
 
-_OUTCOME = frozenset({"state", "results", "failure", "revert_results", "revert_failure"})
+_OUTCOME = frozenset({"state", "results", "failure", "revert_results", "revert_failure", "started_at", "finished_at"})
 
 
 class Storage(FlowRecords):
@@ -96,6 +97,8 @@ class Storage(FlowRecords):
         """Keep the outcome of an atom, and its state."""
         detail = self._detail(atom_name)
         detail.put(state, self.masked_failure(result) if isinstance(result, Failure) else result)
+        if detail.started_at is None:  # what has an outcome has run
+            detail.started_at = detail.finished_at = time.time_ns() // 1000
         self._keep_failure_of(detail)
         self._patch(detail, {key: value for key, value in detail.to_record().items() if key in _OUTCOME})
         self._written()
@@ -173,8 +176,9 @@ class Storage(FlowRecords):
         """
         values = list(self._values(name))
         if not values:
-            known = "has not provided it yet" if name in self._provided() else "provides it"
-            raise NotFound(f"flow {self.flow_name!r}: {name!r}: no atom {known}")
+            if name in self._provided():
+                raise NotFound(f"Unable to find result {name!r}: no atom of flow {self.flow_name!r} has provided it")
+            raise NotFound(f"Name {name!r} is not mapped: no atom of flow {self.flow_name!r} provides it")
         return (many_handler or (lambda found: found[0]))(values)
 
     def fetch_all(self, many_handler: Callable[[list[Any]], Any] | None = None) -> dict[str, Any]:

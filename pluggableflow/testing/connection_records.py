@@ -324,7 +324,7 @@ class RecordTests(ConnectionKit):
     def test_updating_an_atom_writes_every_column_but_its_place(self, connection: Connection) -> None:
         flow, other = saved_flow(connection), saved_flow(connection, "other")
         atom, _retry = flow
-        atom.name, atom.version, atom.state, atom.intention = "renamed", (3, 4), states.REVERTED, states.REVERT
+        atom.name, atom.version, atom.state, atom.intention = "renamed", "3.4", states.REVERTED, states.REVERT
         atom.attempt, atom.signature, atom.results, atom.revert_results = 3, "signature", {"a": 1}, (1, 2)
         atom.failure = Failure.from_exception(ValueError("broken"))
         atom.revert_failure = Failure.from_exception(KeyError("revert"))

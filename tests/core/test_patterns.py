@@ -103,7 +103,8 @@ def test_a_retry_needs_from_outside_and_serves_the_items(pattern: Callable[..., 
 @PATTERNS
 def test_a_flow_says_what_it_is(pattern: Callable[..., Flow]) -> None:
     flow = pattern("journey").add(step("a"), step("b"))
-    assert f"{pattern.__module__.rpartition('.')[2]}.{pattern.__name__}: journey(len=2)" == str(flow)
+    kind = f"{pattern.__module__.rpartition('.')[2]}.{pattern.__name__}"
+    assert str(flow) == f'"{kind}: journey(len=2)"'
     assert repr(flow) == f"<{flow}>"
 
 
@@ -148,7 +149,7 @@ def test_nested_flows_may_be_put_together_from_the_inside_out(pattern: Callable[
 def test_a_linear_flow_links_each_item_to_the_next() -> None:
     flow = linear_flow.Flow("flow").add(step("c"), step("a"), step("b"))
     assert links(flow) == [("c", "a"), ("a", "b")]
-    assert all(data == {"manual": True} for _item, _later, data in flow.iter_links())
+    assert all(data == {"invariant": True} for _item, _later, data in flow.iter_links())
 
 
 def test_items_of_a_linear_flow_serve_only_later_ones() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pluggableflow import api, retry, task
+from pluggableflow import api, retry, states, task
 from pluggableflow.exceptions import DefinitionError, NotFound
 from pluggableflow.failure import Failure
 from pluggableflow.patterns import linear_flow
@@ -249,7 +249,7 @@ def test_what_execute_does_not_take_is_refused_with_the_name_of_the_retry() -> N
         def on_failure(self, history: History, a: int) -> retry.Decision:
             return REVERT
 
-    with pytest.raises(DefinitionError, match="Strict 'strict': execute does not take 'c'"):
+    with pytest.raises(DefinitionError, match="execute does not take 'c'.*Strict 'strict'"):
         Strict("strict", requires="c")
 
 
@@ -285,3 +285,22 @@ def test_an_empty_history_has_no_cause() -> None:
     history = History([])
     assert (len(history), list(history), history.failure) == (0, [], None)
     assert history.caused_by(Exception, include_retry=True) is False
+
+
+def test_listeners_hear_what_an_attempt_provided_though_its_scope_is_put_back_in_the_same_wake_up() -> None:
+    class Never(retry.Times):
+        def execute(self, history: History, **kwargs: Any) -> int:
+            raise ValueError("no attempt")
+
+    inner = linear_flow.Flow("inner", Never(1, "never"))
+    middle = linear_flow.Flow("middle", retry.Times(2, "middle")).add(inner)
+    engine = api.load(None, linear_flow.Flow("outer", retry.Times(2, "outer")).add(middle))
+    heard: list[tuple[str, Any]] = []
+
+    def hear(_state: str, details: Any) -> None:
+        heard.append((details["retry_name"], details["result"]))
+
+    engine.atom_notifier.register(states.SUCCESS, hear)
+    with pytest.raises(ValueError, match="no attempt"):
+        engine.run()
+    assert heard == [("outer", 1), ("middle", 1), ("middle", 2), ("outer", 2), ("middle", 1), ("middle", 2)]

@@ -96,7 +96,7 @@ def test_provides_of_no_known_shape_is_refused_and_the_error_names_the_task(prov
 
 @pytest.mark.parametrize("provides", [["a", "b", "a"], ("b", "a", "a")])
 def test_a_name_that_is_provided_twice_is_refused_and_the_error_names_it_and_the_task(provides: Any) -> None:
-    with pytest.raises(DefinitionError, match="Give 'the giver': provides has 'a' twice"):
+    with pytest.raises(DefinitionError, match="provides has 'a' twice.*Give 'the giver'"):
         Give([1, 2, 3], name="the giver", provides=provides)
 
 
@@ -187,7 +187,7 @@ def test_without_auto_extract_only_what_is_declared_is_an_input() -> None:
 
 
 def test_without_auto_extract_a_parameter_that_is_not_declared_is_refused() -> None:
-    with pytest.raises(DefinitionError, match="Add 'adder'.*'a'"):
+    with pytest.raises(DefinitionError, match="'a'.*Add 'adder'"):
         Add("adder", auto_extract=False)
 
 
@@ -230,12 +230,12 @@ def test_positional_only_parameters_are_refused_because_inputs_are_passed_by_nam
     def twice(a: int, /) -> int:
         return 2 * a
 
-    with pytest.raises(DefinitionError, match="'doubler'.*twice has positional-only"):
+    with pytest.raises(DefinitionError, match="twice has positional-only.*'doubler'"):
         task.FunctorTask(twice, name="doubler")
 
 
 def test_a_callable_without_a_signature_is_refused_with_the_name_of_the_task() -> None:
-    with pytest.raises(DefinitionError, match="'caller'.*signature"):
+    with pytest.raises(DefinitionError, match="signature.*'caller'"):
         task.FunctorTask(iter, name="caller")
 
 

@@ -45,5 +45,11 @@ class Storage(_Storage):
     ) -> set[str]:
         return super().fetch_unsatisfied_args(atom_name, args_mapping, optional_args or ())
 
+    def update_atom_metadata(self, atom_name: str, update_with: Mapping[str, Any] | None) -> None:
+        super().update_atom_metadata(atom_name, update_with or {})
+
+    def update_flow_metadata(self, update_with: Mapping[str, Any] | None) -> None:
+        super().update_flow_metadata(update_with or {})
+
     def get_retry_histories(self) -> list[tuple[str, History]]:  # type: ignore[override]
         return list(super().get_retry_histories())

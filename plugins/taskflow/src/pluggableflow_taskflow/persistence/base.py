@@ -77,7 +77,10 @@ class Connection:
         self._core.destroy_logbook(book_uuid)
 
     def get_logbook(self, book_uuid: str, lazy: bool = False) -> LogBook:
-        return self._core.get_logbook(book_uuid, lazy)
+        book = self._core.get_logbook(book_uuid, lazy)
+        if book.updated_at == book.created_at:
+            book.updated_at = None  # as TaskFlow says of a book that was only created
+        return book
 
     def get_logbooks(self, lazy: bool = False) -> Iterator[LogBook]:
         yield from self._core.get_logbooks(lazy)

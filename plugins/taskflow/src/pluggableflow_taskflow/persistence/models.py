@@ -19,7 +19,7 @@ def atom_detail_class(atom_type: str) -> type[AtomDetail]:
     try:
         return _CLASSES[atom_type]
     except KeyError:
-        raise TypeError(f"an atom detail is one of {', '.join(ATOM_TYPES)}, not {atom_type!r}") from None
+        raise TypeError(f"Unknown atom type: it is one of {', '.join(ATOM_TYPES)}, not {atom_type!r}") from None
 
 
 def atom_detail_type(atom_detail: AtomDetail) -> str:

@@ -24,7 +24,7 @@ def fetch(conf: Mapping[str, Any], namespace: str = "taskflow.persistence", **kw
     """
     name = str(conf["connection"])
     scheme = name.partition(":")[0].partition("+")[0]
-    kind = _BY_NAME.get(name) or (SQLAlchemyBackend if scheme in _SQL else Backend)
+    kind = _BY_NAME.get(name.rstrip(":")) or (SQLAlchemyBackend if scheme in _SQL else Backend)
     try:
         made = kind(conf, **kwargs)
         if kind is Backend:
