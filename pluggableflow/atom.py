@@ -102,8 +102,8 @@ class Atom:
 
     @property
     def optional(self) -> frozenset[str]:
-        """The names that execute or revert can do without, but for those injected into this atom."""
-        found = frozenset([name for _parameter, name, optional in self._inputs() if optional])
+        """The names that execute can do without, but for those injected into this atom."""
+        found = frozenset([name for _parameter, name, optional in self.execute_inputs if optional])
         return found - self.requires - self.inject.keys() if found else found
 
     def _inputs(self) -> tuple[Input, ...]:
@@ -125,7 +125,7 @@ class Atom:
 
     @property
     def revert_optional(self) -> frozenset[str]:
-        """Optional inputs of revert."""
+        """The names that revert can do without."""
         return frozenset(name for _parameter, name, optional in self.revert_inputs if optional)
 
     def pre_execute(self) -> None:

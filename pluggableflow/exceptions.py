@@ -10,13 +10,18 @@ from typing import Any
 class PluggableFlowError(Exception):
     """The root of all errors of this package.
 
-    :param cause: what led to it, as with ``raise ... from cause``
+    :param cause: what led to it, as with ``raise ... from cause``; it is then part of its text
     """
+
+    _tells_cause = False
 
     def __init__(self, *args: Any, cause: BaseException | None = None) -> None:
         super().__init__(*args)
         if cause is not None:
-            self.__cause__ = cause
+            self.__cause__, self._tells_cause = cause, True
+
+    def __str__(self) -> str:
+        return self.pformat() if self._tells_cause else super().__str__()
 
     @property
     def cause(self) -> BaseException | None:
@@ -30,12 +35,14 @@ class PluggableFlowError(Exception):
         """
         if indent < 0:
             raise ValueError(f"indent must not be negative, as {indent} is")
-        lines = [f"{type(self).__name__}: {self}" if show_root_class else str(self)]
+        message = super().__str__()
+        lines = [f"{type(self).__name__}: {message}" if show_root_class else message]
         seen: set[int] = {id(self)}
         at = self.__cause__
         while at is not None and id(at) not in seen:
             seen.add(id(at))
-            lines.append(f"{indent_text * (indent * len(lines))}{type(at).__name__}: {at}")
+            message = Exception.__str__(at) if isinstance(at, PluggableFlowError) else str(at)
+            lines.append(f"{indent_text * (indent * len(lines))}{type(at).__name__}: {message}")
             at = at.__cause__
         return "\n".join(lines)
 

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from pluggableflow import codec
 from pluggableflow.exceptions import InvalidFormat, WrappedFailure
@@ -35,7 +35,7 @@ class Failure:
     Iterating yields :attr:`exc_type_names`. Failures are equal if names, message, arguments and causes are; the live
     exception and the traceback do not count, so a stored copy equals its original.
 
-    :raises TypeError: there is no exception to capture
+    :raises TypeError: there is no exception to capture, or a keyword is none of these
     :raises ValueError: ``exc_info`` does not have three elements
     """
 
@@ -52,7 +52,10 @@ class Failure:
         exc_type_names: Iterable[str] = (),
         exc_args: Iterable[Any] = (),
         causes: Iterable[Failure] | None = None,
+        **unknown: NoReturn,
     ) -> None:
+        if unknown:
+            raise TypeError(f"Failure.__init__ got unexpected keyword argument(s): {', '.join(unknown)}")
         self._args: tuple[Any, ...] | None = None
         self._exc_info: ExcInfo | None = None
         self._names: tuple[str, ...] | None = None

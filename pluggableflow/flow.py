@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pluggableflow.atom import Atom, check_name
@@ -94,7 +94,12 @@ class Flow(ABC):
 
     @abstractmethod
     def iter_links(self) -> Iterator[Link]:
-        """``(item, later item, data of the link)``."""
+        """``(item, later item, data of the link)``.
+
+        The data has :data:`LINK_INVARIANT` if the pattern orders them, :data:`LINK_MANUAL` if a call of ``link`` does,
+        :data:`LINK_REASONS` with the names that the later one needs of the other, and what its decider is, each only
+        where there is something to say.
+        """
 
     def iter_nodes(self) -> Iterator[tuple[Item, dict[str, Any]]]:
         """``(item, data)``."""
@@ -110,6 +115,14 @@ class Flow(ABC):
     def requires(self) -> frozenset[str]:
         """The names that it needs from outside."""
         return summary(self).needs
+
+    def _out_of_reach(self, items: list[Item], found: Mapping[int, Summary]) -> set[str]:
+        """The names that one of its items needs and that only those provide which it does not come after.
+
+        :param items: its own, in their order
+        :param found: ``id`` of a flow inside to its summary
+        """
+        return set()
 
     def _changed(self) -> None:
         """To be called after every change of its items, their order among it."""
@@ -221,6 +234,7 @@ def _summarize(flow: Flow, items: list[Item], found: dict[int, Summary]) -> Summ
         takes |= part.takes
         if flow._siblings_provide:
             satisfied |= part.offers
+    needs |= flow._out_of_reach(items, found)
     return Summary(frozenset(needs), frozenset(offers), frozenset(takes))
 
 

@@ -63,9 +63,15 @@ class Task(Atom):
         revert_requires: Names = None,
     ) -> None:
         super().__init__(
-            type(self).__qualname__ if name is None else name,
+            self.default_name(type(self)) if name is None else name,
             provides, requires, auto_extract, rebind, inject, ignore_list, revert_rebind, revert_requires,
         )  # fmt: skip
+
+    @staticmethod
+    def default_name(made_of: Any) -> str:
+        """What a task without a name is called after its class, or the function that it was made of."""
+        name = getattr(made_of, "__qualname__", None) or type(made_of).__qualname__
+        return str(name)
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """Do the work; what is returned is stored and given to those that need it."""
@@ -122,11 +128,6 @@ class Task(Atom):
         return clone
 
 
-def _function_name(function: Any) -> str:
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return str(name)
-
-
 class FunctorTask(Task):
     """A task made of a function, and perhaps another that undoes it."""
 
@@ -147,7 +148,7 @@ class FunctorTask(Task):
                 raise WrongType(f"a task is made of functions, not of {function!r}")
         self._execute, self._revert = execute, revert
         super().__init__(
-            _function_name(execute) if name is None else name, provides, requires, auto_extract, rebind, inject
+            self.default_name(execute) if name is None else name, provides, requires, auto_extract, rebind, inject
         )
         if version is not None:
             self.version = version
@@ -193,7 +194,7 @@ class _FoldTask(Task):
         inject: Mapping[str, Any] | None = None,
         arity: int = 1,
     ) -> None:
-        name = _function_name(functor) if name is None else name
+        name = self.default_name(functor) if name is None else name
         kind = f"{type(self).__name__} {name!r}"
         if not callable(functor):
             raise WrongType(f"{kind} needs a function, not {functor!r}")

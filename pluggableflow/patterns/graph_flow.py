@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pluggableflow.atom import Atom
@@ -91,7 +91,7 @@ class Flow(_Flow):
         :param resolve_requires: link them from what provides their inputs
         :param resolve_existing: link them to what lacks what they provide
         :raises AmbiguousDependency: an input has several providers
-        :raises DependencyFailure: there would be a cycle, or the flow's retry would need what an item provides
+        :raises DependencyFailure: there would be a cycle
         """
         journal = _Journal((self._first_rank, self._last_rank))
         try:
@@ -129,11 +129,6 @@ class Flow(_Flow):
                 sources.append((providers[0], name))
         targets: list[tuple[Item, str]] = []
         for name in sorted(offers) if len(offers) > 1 else offers:
-            if self.retry is not None and name in self.retry.requires:
-                raise DependencyFailure(
-                    f"flow {self.name!r}: its retry {self.retry.name!r} requires {name!r}, which {item.name!r} inside"
-                    " it provides"
-                )
             waiting = self._waiting.get(name) if resolve_existing else None
             if waiting:
                 journal.waiting.append((name, dict(waiting)))
@@ -191,6 +186,35 @@ class Flow(_Flow):
                 self._waiting.get(name, {}).pop(item, None)
             del self._rank[item], self._before[item]
             self._as_added.pop(item, None)
+
+    def _out_of_reach(self, items: list[Item], found: Mapping[int, Summary]) -> set[str]:
+        own = self.retry.provides if self.retry is not None else frozenset()
+        unlinked = [name for name, waiting in self._waiting.items() if waiting and name in self._providers]
+        if not unlinked:
+            return set()
+        here = set(items)  # a targeted flow leaves others out
+        gained: set[str] = set()  # for which links are inferred when it is compiled
+        for inside, then in self._as_added.items():
+            if inside in here:
+                gained |= found[id(inside)].offers - then.offers
+        return {
+            name
+            for name in unlinked
+            if name not in own and name not in gained
+            for item in self._waiting[name]
+            if item in here and self._providers[name] != [item] and not self._follows_provider(item, name, found)
+        }
+
+    def _follows_provider(self, item: Item, name: str, found: Mapping[int, Summary]) -> bool:
+        seen, stack = {item}, [item]
+        while stack:
+            for before in self._before[stack.pop()]:
+                if name in (before.provides if isinstance(before, Atom) else found[id(before)].offers):
+                    return True
+                if before not in seen:
+                    seen.add(before)
+                    stack.append(before)
+        return False
 
     # -- linking --------------------------------------------------------------------------------------------------
 

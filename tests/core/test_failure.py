@@ -384,3 +384,8 @@ def test_the_data_of_taskflow_with_causes_inside_causes_is_read() -> None:
     old = data("2", [data("1", [inner]), inner])
     Failure.validate(old)
     assert Failure.from_dict(old) == chained(3)
+
+
+def test_a_keyword_that_a_failure_does_not_know_is_refused_by_its_name() -> None:
+    with pytest.raises(TypeError, match=r"unexpected keyword argument\(s\): hi$"):
+        Failure(exception_str="Woot!", hi="there")  # type: ignore[arg-type]

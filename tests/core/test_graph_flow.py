@@ -212,12 +212,23 @@ def test_a_cycle_through_many_items_is_refused_and_named(pattern: Any) -> None:
 
 
 @GRAPHS
-def test_an_item_that_provides_what_its_retry_needs_is_refused(pattern: Any) -> None:
-    flow = pattern("flow", retry=retry.Times(2, name="r", requires=["x"])).add(step("a", "y"))
-    before = everything(flow)
-    with pytest.raises(DependencyFailure, match="retry 'r' requires 'x', which 'b' inside"):
-        flow.add(step("ok", "", "y"), step("b", "", "x"))
-    assert everything(flow) == before
+def test_what_a_retry_needs_comes_from_outside_also_if_an_item_provides_it_once_more(pattern: Any) -> None:
+    flow = pattern("flow", retry=retry.Times(2, name="r", requires=["x"])).add(step("a", "", "x"), step("b", "x"))
+    assert (flow.requires, flow.provides) == ({"x"}, {"x"})
+    assert links(flow) == [("a", "b")]
+    (lacking,) = compile(flow).missing([])
+    assert str(lacking) == "'r' needs 'x', which only 'a' provides, and that does not come before it"
+
+
+@GRAPHS
+def test_what_nothing_that_comes_before_an_item_provides_is_needed_from_outside(pattern: Any) -> None:
+    a, b, c, d = step("a", "", "x"), step("b"), step("c", "x"), step("d", "x")
+    flow = pattern("flow").add(a, b, c, d, resolve_requires=False)
+    assert flow.requires == {"x"}
+    flow.link(a, b).link(b, c)
+    assert flow.requires == {"x"}
+    flow.link(c, d)
+    assert flow.requires == set()
 
 
 @GRAPHS

@@ -320,7 +320,25 @@ def test_an_optional_input_of_revert_is_told_apart() -> None:
         def revert(self, spare: int = 0) -> None: ...
 
     assert Careful().revert_optional == {"spare"}
-    assert Careful().requires == frozenset()
+    assert (Careful().requires, Careful().optional) == (set(), set())
+
+
+@pytest.mark.parametrize(
+    "declared", [{"provides": 5}, {"rebind": 5}, {"requires": 5}, {"inject": 5}, {"ignore_list": 5}], ids=str
+)
+def test_what_is_declared_with_a_wrong_type_is_a_type_error_too(declared: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(declared))) as raised:
+        Add(**declared)
+    assert isinstance(raised.value, DefinitionError)
+
+
+def test_a_class_of_tasks_may_name_those_that_are_given_no_name() -> None:
+    class Shouting(task.FunctorTask):
+        @staticmethod
+        def default_name(made_of: Any) -> str:
+            return f"{made_of.__name__}!"
+
+    assert (Shouting(print).name, Shouting(print, name="quiet").name) == ("print!", "quiet")
 
 
 def test_a_functor_task_is_named_after_its_function_and_carries_its_version() -> None:
