@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pluggableflow.connection import Connection
+from pluggableflow import owner, states
+from pluggableflow.connection import CANCEL, CANCEL_AND_REVERT, Connection
+from pluggableflow.exceptions import InvalidState
 from pluggableflow.flow import Flow
 from pluggableflow.middleware import FlowDetail
 from pluggableflow.notifier import Notifier
@@ -87,6 +89,7 @@ class Engine(ABC):
 
         :returns: nothing, or a coroutine to be awaited where the engine type is one for an event loop
         :raises Exception: the failure of the flow, as it was raised; several together as :class:`WrappedFailure`
+        :raises Cancelled: the flow was cancelled
         :raises LeaseLost: another process has taken the flow over
         :raises StorageFailure: the store failed; the next run goes on from what it has
         """
@@ -96,6 +99,24 @@ class Engine(ABC):
     @abstractmethod
     def suspend(self) -> None:
         """Ask the run to stop between atoms. From any thread, listener or signal handler."""
+
+    def cancel(self, revert: bool = False) -> None:
+        """Ask for the flow to be stopped for good, whoever runs it. From any thread or listener.
+
+        The request is stored, and outlives this process. Nothing new starts, running tasks see it in their
+        ``cancelled``, and the flow ends as CANCELLED.
+
+        :param revert: undo what has begun; otherwise all stays as it is
+        :raises InvalidState: the flow has finished
+        """
+        kind, detail = CANCEL_AND_REVERT if revert else CANCEL, self.storage.flow_detail
+        if self.connection is not None:
+            self.connection.request(detail.uuid, kind, owner.identity())
+            return
+        if detail.state in states.FINISHED:
+            raise InvalidState(f"flow {detail.uuid} has finished as {detail.state}")
+        detail.request, detail.request_by = kind, owner.identity()
+        detail.request_sequence += 1
 
     @abstractmethod
     def reset(self) -> None:

@@ -258,6 +258,18 @@ class ExecutionFailure(PluggableFlowError, RuntimeError):
     """A failure whose original exception is not available in this process."""
 
 
+class Cancelled(ExecutionFailure):
+    """A flow, or an atom of it, was stopped for good.
+
+    :ivar what: ``flow 'name'`` or ``atom 'name'``
+    :ivar why: who asked for it, or which time limit has passed
+    """
+
+    def __init__(self, what: str, why: str) -> None:
+        self.what, self.why = what, why
+        super().__init__(f"{what} was cancelled: {why}")
+
+
 class WorkerDied(ExecutionFailure):
     """The process or machine that ran an atom died, each time that it was tried, or none could be started.
 

@@ -13,6 +13,7 @@ FAILURE = "FAILURE"
 REVERTING = "REVERTING"
 REVERTED = "REVERTED"
 REVERT_FAILURE = "REVERT_FAILURE"
+CANCELLED = "CANCELLED"  # flows only: it was stopped for good, reverted or not
 IGNORE = "IGNORE"  # atoms only: a decider said no
 RETRYING = "RETRYING"  # retries only: its scope has been undone, the next attempt is due or waited for
 SUSPENDING = "SUSPENDING"  # flows only, as the next two
@@ -29,7 +30,7 @@ INTENTIONS = (EXECUTE, IGNORE, REVERT, RETRY)
 UNFINISHED = frozenset({PENDING, RUNNING, REVERTING, SUSPENDING, SUSPENDED, RESUMING})
 
 #: States of a flow that has ended.
-FINISHED = frozenset({SUCCESS, FAILURE, REVERTED})
+FINISHED = frozenset({SUCCESS, FAILURE, REVERTED, CANCELLED})
 
 #: Unfinished states of a flow that a scan may claim: nobody has asked it to stay where it is.
 RUNNABLE = frozenset({PENDING, RUNNING, REVERTING, RESUMING})
@@ -66,11 +67,13 @@ FLOW_TRANSITIONS = frozenset(
         (RUNNING, FAILURE),
         (RUNNING, REVERTING),
         (RUNNING, REVERTED),  # a part was undone, the rest has run
+        (RUNNING, CANCELLED),
         (RUNNING, SUSPENDING),
         (RUNNING, SUSPENDED),
         (RUNNING, RESUMING),
         (REVERTING, REVERTED),
         (REVERTING, FAILURE),
+        (REVERTING, CANCELLED),
         (REVERTING, SUSPENDING),
         (REVERTING, SUSPENDED),
         (REVERTING, RESUMING),
@@ -78,6 +81,7 @@ FLOW_TRANSITIONS = frozenset(
         (SUSPENDING, SUCCESS),
         (SUSPENDING, FAILURE),
         (SUSPENDING, REVERTED),
+        (SUSPENDING, CANCELLED),
         (SUSPENDING, RESUMING),
         (SUSPENDED, RESUMING),
         (SUSPENDED, RUNNING),
@@ -91,6 +95,7 @@ FLOW_TRANSITIONS = frozenset(
         (SUCCESS, PENDING),
         (FAILURE, PENDING),
         (REVERTED, PENDING),
+        (CANCELLED, PENDING),
         (SUSPENDED, PENDING),
     }
 )

@@ -26,6 +26,7 @@ _COLOURS = {
     states.FAILURE: "red",
     states.REVERT_FAILURE: "red",
     states.REVERTED: "yellow",
+    states.CANCELLED: "yellow",
     states.RUNNING: "cyan",
 }
 #: Wide enough for every line where the output is not a terminal, so that nothing is wrapped or cut off.

@@ -13,12 +13,13 @@ from datetime import timedelta
 
 import click
 
-from pluggableflow import states
+from pluggableflow import owner, states
 from pluggableflow.cli.age import age
 from pluggableflow.cli.command import command, common, existing, find, shown
-from pluggableflow.connection import SUSPEND
+from pluggableflow.connection import CANCEL, CANCEL_AND_REVERT, SUSPEND, Connection, Request
 from pluggableflow.exceptions import OptionError
 from pluggableflow.loader import connection_for
+from pluggableflow.middleware import FlowDetail
 from pluggableflow.purging import purge
 
 
@@ -33,11 +34,38 @@ def suspend(uuid: str, url: str, as_json: bool) -> None:
     """
     with existing(url) as connection:
         stored = find(connection, uuid)
-        request = connection.request(stored.uuid, SUSPEND, f"{getpass.getuser()}@{socket.gethostname()} {os.getpid()}")
+        request = _ask(connection, stored, SUSPEND)
+    _tell_asked(stored, request, "to suspend", as_json)
+
+
+@command.command(short_help="Stop a flow for good, undoing it or not.")
+@click.argument("uuid")
+@click.option("--revert", is_flag=True, help="Undo what has begun; otherwise all stays as it is.")
+@common
+def cancel(uuid: str, revert: bool, url: str, as_json: bool) -> None:
+    """Ask for the flow UUID (a unique beginning will do) to be stopped for good. It ends as CANCELLED.
+
+    The process that runs it sees that when it next renews its lease. Running tasks are told and may end; one that does
+    not for a while is ended, or left alone if it runs in a thread. If nobody runs the flow now, whoever resumes it
+    does nothing but cancel it.
+    """
+    with existing(url) as connection:
+        stored = find(connection, uuid)
+        request = _ask(connection, stored, CANCEL_AND_REVERT if revert else CANCEL)
+    _tell_asked(stored, request, "to be reverted and cancelled" if revert else "to be cancelled", as_json)
+    if not as_json and (stored.token is None or owner.is_gone(str(stored.owner))):
+        click.echo(f"nobody runs it now; `pluggableflow resume {stored.uuid}` carries that out")
+
+
+def _ask(connection: Connection, stored: FlowDetail, kind: str) -> Request:
+    return connection.request(stored.uuid, kind, f"{getpass.getuser()}@{socket.gethostname()} {os.getpid()}")
+
+
+def _tell_asked(stored: FlowDetail, request: Request, what: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"uuid": stored.uuid, "request": request.kind, "sequence": request.sequence}))
     else:
-        click.echo(f"flow {stored.name} {stored.uuid} is asked to suspend")
+        click.echo(f"flow {stored.name} {stored.uuid} is asked {what}")
 
 
 @command.command(name="purge", short_help="Delete what finished long ago.")

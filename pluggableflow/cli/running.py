@@ -68,7 +68,7 @@ def carry_out(engine: Engine, file: FlowFile, resume: str, as_json: bool) -> int
         except Exception as raised:
             error = raised
     state = storage.get_flow_state()
-    if error is not None and state not in (states.FAILURE, states.REVERTED):
+    if error is not None and state not in states.FINISHED:
         if not isinstance(error, PluggableFlowError):
             raise error
         print(f"pluggableflow: {error}; go on with: {resume}", file=sys.stderr)
@@ -90,7 +90,9 @@ def summarize(engine: Engine) -> dict[str, Any]:
     storage = engine.storage
     details = list(storage.flow_detail)
     state = storage.get_flow_state()
+    cancelled = {"cancelled": storage.cancelled} if state == states.CANCELLED else {}
     return {
+        **cancelled,
         "uuid": storage.flow_uuid,
         "name": storage.flow_name,
         "state": state,
@@ -111,7 +113,9 @@ def tell(summary: dict[str, Any], resume: str) -> None:
     )
     if state == states.SUSPENDED:
         print(f"go on with: {resume}")
-    if state in (states.FAILURE, states.REVERTED):
+    if state in states.FINISHED - {states.SUCCESS}:
+        if "cancelled" in summary:
+            print(f"  {summary['cancelled']}")
         for name, line in summary["failures"].items():
             print(f"  failed: {name}: {line}")
         for name, line in summary["revert_failures"].items():

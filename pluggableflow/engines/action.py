@@ -11,10 +11,10 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from pluggableflow import states
-from pluggableflow.connection import SUSPEND, Connection
+from pluggableflow.connection import Connection
 from pluggableflow.engines.decisions import Decisions
 from pluggableflow.engines.news import News
-from pluggableflow.engines.prepared import PreparedEngine
+from pluggableflow.engines.stopping import StoppingEngine
 from pluggableflow.exceptions import EncodingError, LeaseLost, NotFound, StorageFailure, ValueTooLarge
 from pluggableflow.executor import Executor, Outcome, Work
 from pluggableflow.failure import Failure
@@ -29,15 +29,15 @@ PROGRESS_SECONDS = 1.0
 _RESUMABLE = (states.RUNNING, states.REVERTING, states.SUSPENDING, states.SUSPENDED, states.RESUMING)
 
 
-class ActionEngine(PreparedEngine):
-    """What our engines share: the run. For the options of all see :class:`PreparedEngine`."""
+class ActionEngine(StoppingEngine):
+    """What our engines share: the run. For the options of all see
+    :class:`~pluggableflow.engines.prepared.PreparedEngine`."""
 
     def __init__(
         self, flow: Flow, flow_detail: FlowDetail, connection: Connection | None, options: Mapping[str, Any]
     ) -> None:
         super().__init__(flow, flow_detail, connection, options)
         self._machine: Machine | None = None
-        self._suspending = False
         self._resuming = False
         self._reports: dict[int, tuple[float, Mapping[str, Any] | None]] = {}
         self._reported_at = 0.0
@@ -53,15 +53,13 @@ class ActionEngine(PreparedEngine):
 
     # -- the run --------------------------------------------------------------------------------------------------
 
-    def suspend(self) -> None:
-        self._suspending = True
-        self._outcomes.put(None)
-
     def _states(self) -> Generator[str, None, None]:
         """The run itself: what ``run_iter`` is to do."""
         self.prepare()
         executor: Executor | None = None
         try:
+            if (cancelled := self._cancelled()) is not None:
+                raise cancelled
             self.validate()
             machine = self._begin()
             executor = self._make_executor()
@@ -77,9 +75,11 @@ class ActionEngine(PreparedEngine):
             if executor is not None:
                 executor.stop()
             self._machine = None
-            self._suspending = False
+            self._suspending, self._halt = False, None
             self._outcomes = SimpleQueue()
             self.close()
+        if (cancelled := self._cancelled()) is not None:
+            raise cancelled
         if self.storage.get_flow_state() in (states.FAILURE, states.REVERTED):
             Failure.reraise_if_any(self._failures())
 
@@ -115,7 +115,11 @@ class ActionEngine(PreparedEngine):
                     )
                 elif kind > END:
                     machine.attempt[node] = detail.attempt
-        machine.begin(restored, flow_state == states.REVERTING, self._now())
+        cancelled = storage.cancelled
+        machine.begin(restored, flow_state == states.REVERTING or cancelled is not None, self._now())
+        if cancelled is not None:
+            self._give_up(machine, cancelled)
+            machine.cancel()
         storage.set_wake_at(None)
         self._set_flow_state(states.REVERTING if machine.reverting_all else states.RUNNING)
         return machine
@@ -129,8 +133,8 @@ class ActionEngine(PreparedEngine):
             batch = self._leftover = self._take(machine, batch, now)
             if machine.timers:
                 machine.wake(now)
+            stopping = self._must_stop(machine)
             self._drain(machine, now)
-            stopping = self._must_stop()
             starts = self._starts = []
             while not stopping:
                 question = machine.next_question()
@@ -153,8 +157,7 @@ class ActionEngine(PreparedEngine):
             idle = not machine.running and not batch and outcomes.empty()
             sleeping = idle and not stopping and bool(machine.timers) and not machine.stuck
             if idle and not sleeping:
-                suspended = stopping and machine.has_work()
-                self._set_flow_state(states.SUSPENDED if suspended else machine.final_state)
+                self._set_flow_state(self._state_at_end(machine))
                 self._commit()
                 self._news.tell()
                 if self._news.heard:
@@ -172,21 +175,6 @@ class ActionEngine(PreparedEngine):
                 self._sleep(min(machine.timers.values()))
             elif not batch:
                 batch = self._wait(machine)
-
-    def _must_stop(self) -> bool:
-        """Whether nothing new may start; raises if the lease is lost."""
-        keeper = self._keeper
-        if keeper is not None:
-            if keeper.lost:
-                raise LeaseLost(self.storage.flow_uuid)
-            request = keeper.request
-            handled = self.storage.flow_detail.request_handled
-            if request is not None and request.kind == SUSPEND and request.sequence > handled:
-                self.storage.acknowledge(request.sequence)
-                self._suspending = True
-            if not keeper.safe:
-                keeper.renew()
-        return self._suspending
 
     def _take(self, machine: Machine, batch: list[Outcome], now: int) -> list[Outcome]:
         """Take outcomes, at most as many as fit into one commit; returns the others."""
@@ -285,9 +273,10 @@ class ActionEngine(PreparedEngine):
         if self._keeper is not None:
             self._keeper.release()
             self._keeper = None
-        while (seconds := (until - self._now()) / 1e6) > 0 and not self._suspending:
+        renewal = self.options["lease_seconds"] / 3
+        while (seconds := (until - self._now()) / 1e6) > 0 and not (self._suspending or self._is_asked()):
             with contextlib.suppress(Empty):
-                self._outcomes.get(timeout=seconds)
+                self._outcomes.get(timeout=min(seconds, renewal))
         if self.connection is not None:
             self._take_lease(self.connection, at_revision=self._revision)
         self.storage.set_wake_at(None)
@@ -320,7 +309,7 @@ class ActionEngine(PreparedEngine):
             self._keep_reports()
             self._commit()
         self._drain(machine, self._now())
-        self._set_flow_state(states.SUSPENDED if machine.has_work() else machine.final_state)
+        self._set_flow_state(self._state_at_end(machine))
         self._commit()
         self._news.tell()
         if self._news.heard:

@@ -148,6 +148,7 @@ class PreparedEngine(Engine):
             if kind > END and self.storage.node_detail(node).state != states.PENDING:
                 self.storage.forget(node)
         self.storage.set_wake_at(None)
+        self.storage.keep_cancelled(None)
         self.storage.set_flow_state(states.PENDING)
 
     def close(self) -> None:

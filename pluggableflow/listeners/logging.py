@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 _BAD_STATES_OF_ATOMS = (states.FAILURE, states.REVERTED, states.RETRYING, states.REVERT_FAILURE)
-_BAD_STATES_OF_FLOWS = (states.FAILURE, states.REVERTED)
+_BAD_STATES_OF_FLOWS = (states.FAILURE, states.REVERTED, states.CANCELLED)
 
 
 class LoggingListener(DumpingListener):

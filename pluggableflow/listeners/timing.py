@@ -16,7 +16,7 @@ from pluggableflow.listeners.listener import FINISH_STATES, Details, Listener
 LOG = logging.getLogger(__name__)
 
 STARTING_STATES = frozenset({states.RUNNING, states.REVERTING})
-FINISHED_STATES = frozenset(FINISH_STATES)
+FINISHED_STATES = frozenset(FINISH_STATES) | {states.CANCELLED}
 WATCH_STATES = FINISHED_STATES | STARTING_STATES | {states.PENDING, states.SUSPENDED}
 
 FLOW, TASK, RETRY = "flow", "task", "retry"

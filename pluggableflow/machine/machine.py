@@ -19,7 +19,7 @@ class Machine(Resuming):
     """All transitions of one run of a plan. It does no I/O and knows no clock, lock or log.
 
     Events are method calls: ``begin``, ``succeeded``, ``failed``, ``reverted``, ``revert_failed``, ``withdrawn``,
-    ``wake`` and the answers to questions. Each appends to
+    ``cancel``, ``wake`` and the answers to questions. Each appends to
 
     * ``changes``: every transition of an atom in its order, as ``(node, new state)``; the caller empties it,
     * the starts, taken one by one with :meth:`next_start`,
@@ -44,6 +44,8 @@ class Machine(Resuming):
     @property
     def final_state(self) -> str:
         """The state of the flow, once nothing is left to do."""
+        if self.cancelled:
+            return states.FAILURE if states.REVERT_FAILURE in self.state else states.CANCELLED
         if self.state[-1] in DONE and not self._undoing:
             return states.SUCCESS
         return states.FAILURE if self.stuck else states.REVERTED
@@ -161,6 +163,19 @@ class Machine(Resuming):
             self.attempt[node] -= 1
             self._set(node, states.PENDING)
             self._push(node, first=True)
+
+    # -- events: from outside -------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Undo everything, whatever retries would say, and nothing more is executed."""
+        self.cancelled = True
+        if not self.reverting_all:
+            self._undo(EVERYTHING, Decision.REVERT_ALL)
+
+    @property
+    def interrupted(self) -> list[int]:
+        """Tasks that were running when their process died, and were not started again."""
+        return [node for node in self._resumed if self.state[node] == states.RUNNING and node not in self.running]
 
     # -- events: answers ------------------------------------------------------------------------------------------
 

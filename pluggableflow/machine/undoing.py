@@ -21,6 +21,7 @@ class Undoing(Forward):
     """Undoes scopes: a scope is the flow of a retry, or everything.
 
     :ivar timers: retry to the time before which its next attempt must not start
+    :ivar cancelled: everything is undone because somebody asked for it
     :ivar stuck: a revert failed, or failures are not to be resolved: nothing new is executed
     """
 
@@ -28,6 +29,7 @@ class Undoing(Forward):
         super().__init__(plan)
         self.timers: dict[int, int] = {}
         self.stuck = False
+        self.cancelled = False
         self._never_resolve = never_resolve
         self._failures: deque[Question] = deque()  # answered first: nothing starts before it is known what they lead to
         self._undoing: dict[int, Decision] = {}

@@ -26,6 +26,8 @@ META_PROGRESS = "progress"
 META_PROGRESS_DETAILS = "progress_details"
 META_INJECTED = "injected"
 META_DEPTH = "decider_depth"
+#: Of a flow, next to the embedder's own: why it was cancelled, also while it is still being reverted for that.
+META_CANCELLED = "_PluggableFlow_CANCELLED"
 
 PROVIDING = (states.SUCCESS, states.RETRYING)
 

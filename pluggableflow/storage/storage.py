@@ -16,6 +16,7 @@ from pluggableflow.retry import History
 from pluggableflow.secret import Secret, for_store, withheld
 from pluggableflow.storage.flow_records import (
     INJECTOR,
+    META_CANCELLED,
     META_INJECTED,
     META_PROGRESS,
     META_PROGRESS_DETAILS,
@@ -289,6 +290,19 @@ class Storage(FlowRecords):
         self.flow_detail.state = state
         self._patch_flow({"state": state})
         self._written()
+
+    @property
+    def cancelled(self) -> str | None:
+        """Why the flow was cancelled, or ``None``; also while it is still being reverted for that."""
+        found: str | None = self.flow_detail.meta.get(META_CANCELLED)
+        return found
+
+    def keep_cancelled(self, why: str | None) -> None:
+        """Keep why the flow is cancelled, or with ``None`` forget it."""
+        if why != self.cancelled:
+            meta = {name: value for name, value in self.flow_detail.meta.items() if name != META_CANCELLED}
+            self.flow_detail.meta = meta if why is None else {**meta, META_CANCELLED: why}
+            self._patch_flow({"meta": self.encode(self.flow_detail.meta or None)})
 
     def set_wake_at(self, wake_at: int | None) -> None:
         if self.flow_detail.wake_at != wake_at:

@@ -213,6 +213,22 @@ def test_sigterm_suspends_the_flow_and_counts_as_success(shell: Shell) -> None:
     assert "flow letters is SUSPENDED" in done.stdout
 
 
+def test_a_suspended_flow_that_is_cancelled_is_reverted_by_whoever_resumes_it(shell: Shell) -> None:
+    shell("run", "letters.py", "-p", f"mode=signal {int(signal.SIGTERM)}")
+    done = shell("cancel", "--revert", shell.uuid())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        f"flow letters {shell.uuid()} is asked to be reverted and cancelled\n"
+        f"nobody runs it now; `pluggableflow resume {shell.uuid()}` carries that out\n"
+    )
+    done = shell("resume", shell.uuid())
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "flow letters ended as CANCELLED\n" in done.stdout and " asked for it\n" in done.stdout
+    assert shell.log() == ["a", "b", "undo b", "undo a"]
+    done = shell("cancel", shell.uuid())
+    assert done.returncode == 2 and "CANCELLED" in done.stderr
+
+
 def test_a_killed_flow_is_shown_as_free_and_resumed_at_once(shell: Shell) -> None:
     done = shell("run", "letters.py", "-p", f"mode=signal {int(signal.SIGKILL)}")
     assert done.returncode == -signal.SIGKILL
