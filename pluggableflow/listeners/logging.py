@@ -64,6 +64,8 @@ class DynamicLoggingListener(Listener):
     """
 
     _LOGGER: ClassVar[Logger | None] = None
+    #: What formats failures and results unless another is given.
+    formatter_type: ClassVar[type[FailureFormatter]] = FailureFormatter
 
     def __init__(
         self,
@@ -83,7 +85,7 @@ class DynamicLoggingListener(Listener):
         self._logger = log if log is not None else self._LOGGER if self._LOGGER is not None else LOG
         self._failure_level, self._level = failure_level, level
         self._hide_inputs_outputs_of = frozenset(hide_inputs_outputs_of)
-        self._formatter = FailureFormatter(
+        self._formatter = self.formatter_type(
             engine, self._hide_inputs_outputs_of, frozenset(mask_inputs_keys), frozenset(mask_outputs_keys)
         )
         self._fail_formatter = self._formatter if fail_formatter is None else fail_formatter

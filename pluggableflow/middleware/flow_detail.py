@@ -99,6 +99,11 @@ class FlowDetail:
                 mine.merge(theirs, deep_copy)
         return self
 
+    def become(self, other: FlowDetail) -> FlowDetail:
+        """Take over everything but the identity from ``other``, and its atom details themselves in place of its own."""
+        self.update(other)._atoms = other._atoms
+        return self
+
     def copy(self, retain_contents: bool = True) -> FlowDetail:
         """A new detail of the same identity, with copies of the atom details if asked."""
         clone = FlowDetail(self.name, self.uuid).update(self)

@@ -236,6 +236,17 @@ def test_dynamic_logging_takes_another_formatter(caplog: pytest.LogCaptureFixtur
     assert any(record.getMessage().endswith("to FAILURE\nsee task") for record in records)
 
 
+def test_a_subclass_names_its_own_type_of_formatter(caplog: pytest.LogCaptureFixture) -> None:
+    class Shy(FailureFormatter):
+        def show_result(self, atom_name: str, result: Any) -> str:
+            return "a secret"
+
+    class Own(DynamicLoggingListener):
+        formatter_type = Shy
+
+    assert any("with result a secret" in record.getMessage() for record in records_of(Own, good(), caplog))
+
+
 @pytest.mark.parametrize("listener", [LoggingListener, DynamicLoggingListener])
 def test_a_subclass_names_its_own_logger(listener: Any, caplog: pytest.LogCaptureFixture) -> None:
     class Own(listener):  # type: ignore[misc]

@@ -23,6 +23,11 @@ class Storage(_Storage):
     ) -> None:
         super().__init__(flow_detail, connection_of(backend), scope_fetcher)
 
+    def reload(self, flow_detail: FlowDetail) -> None:
+        """Take over what a store now says, into the detail that the caller gave and looks at after the run."""
+        given = self.flow_detail
+        super().reload(flow_detail if flow_detail is given else given.become(flow_detail))
+
     @property
     def _flowdetail(self) -> FlowDetail:
         return self.flow_detail
