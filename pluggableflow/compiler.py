@@ -222,18 +222,19 @@ class _Compiler:
     def _offered_to(
         self, item: Item, name: str, frame: _Frame, graph: _Graph, offered: Sequence[tuple[int, Any]]
     ) -> list[tuple[int, Any]]:
-        """Those of several that provide a name which lie in the one ancestor that does."""
+        """Those of several that provide a name which lie in ancestors, nearest last; these must have an order."""
         found: dict[Item, list[tuple[int, Any]]] = {}
         for each in offered[bisect_left(offered, frame.starts[0], key=itemgetter(0)) :]:
             source = graph.order[bisect_right(frame.starts, each[0]) - 1]
             if graph.precedes(source, item):
                 found.setdefault(source, []).append(each)
-        if len(found) > 1:
-            which = ", ".join(repr(source.name) for source in found)
+        sources = list(found)
+        if not all(graph.precedes(source, later) for source, later in zip(sources, sources[1:], strict=False)):
+            which = ", ".join(repr(source.name) for source in sources)
             self.faults.append(
                 AmbiguousDependency(f"flow {frame.flow.name!r}: {item.name!r} gets {name!r} from {which}")
             )
-        return next(iter(found.values()), [])
+        return [each for source in sources for each in found[source]]
 
     def _task(self, frame: _Frame, item: Item) -> None:
         node = self._node(TASK, item.name, item)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,14 @@ class Plan:
                 candidates = [self.names[each] for each, _part in self.providers.get(name, ()) if each != node]
                 found.append(Missing(atom.name, parameter, name, candidates))
         return found
+
+    def visible(self, atom_name: str) -> Iterator[str]:
+        """Names of the atoms that an atom may get its inputs from, for each input the nearest first."""
+        node = self.index[atom_name]
+        for _parameter, _name, _optional, places in self.execute_inputs[node] + self.revert_inputs[node]:
+            while places is not None:
+                provider, _part, places = places
+                yield self.names[provider]
 
     def to_networkx(self) -> networkx.DiGraph[int]:
         """Nodes with ``name`` and ``kind``, and their order, as a graph."""

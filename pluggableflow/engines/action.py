@@ -13,16 +13,14 @@ from typing import Any
 from pluggableflow import states
 from pluggableflow.connection import Connection
 from pluggableflow.engines.decisions import Decisions
-from pluggableflow.engines.news import News
+from pluggableflow.engines.initial import restore
 from pluggableflow.engines.stopping import StoppingEngine
 from pluggableflow.exceptions import EncodingError, LeaseLost, NotFound, StorageFailure, ValueTooLarge
 from pluggableflow.executor import Executor, Outcome, Work
 from pluggableflow.failure import Failure
-from pluggableflow.flow import Depth, Flow
-from pluggableflow.machine import Machine, Restored
+from pluggableflow.flow import Flow
+from pluggableflow.machine import Machine
 from pluggableflow.middleware import FlowDetail
-from pluggableflow.plan import END
-from pluggableflow.storage import META_DEPTH
 
 #: Progress is stored at most so often by commits of its own.
 PROGRESS_SECONDS = 1.0
@@ -94,27 +92,12 @@ class ActionEngine(StoppingEngine):
         assert plan is not None
         machine = Machine(plan, defer_reverts=options["defer_reverts"], never_resolve=options["never_resolve"])
         self._machine, self._decisions = machine, Decisions(plan, storage, self._now)
-        self._news = News(plan, storage, self.notifier, self.atom_notifier)
         self._starts, self._leftover = [], []
         flow_state = storage.get_flow_state()
         if flow_state in _RESUMABLE:
             self._news.tell_flow(states.RESUMING, flow_state)
             self._resuming = True
-        restored = {}
-        if flow_state != states.PENDING or self.connection is not None:
-            for node, kind in enumerate(plan.kinds):
-                if kind > END and (detail := storage.node_detail(node)).state != states.PENDING:
-                    depth = detail.meta.get(META_DEPTH)
-                    restored[node] = Restored(
-                        detail.state,
-                        detail.intention,
-                        detail.attempt,
-                        detail.started_at is not None,
-                        detail.not_before,
-                        Depth[depth] if depth else None,
-                    )
-                elif kind > END:
-                    machine.attempt[node] = detail.attempt
+        restored = {} if flow_state == states.PENDING and self.connection is None else restore(machine, storage)
         cancelled = storage.cancelled
         machine.begin(restored, flow_state == states.REVERTING or cancelled is not None, self._now())
         if cancelled is not None:

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Initial arguments: those that a run is given, next to those that the store has."""
+"""What a run begins with: its initial arguments next to the stored ones, and what is stored of its atoms."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pluggableflow import codec
+from pluggableflow import codec, states
 from pluggableflow.exceptions import EncodingError
+from pluggableflow.flow import Depth
+from pluggableflow.machine import Machine, Restored
+from pluggableflow.plan import END
 from pluggableflow.secret import Secret, still_secret
+from pluggableflow.storage import META_DEPTH, Storage
 
 
 def compare(stored: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
@@ -45,3 +49,22 @@ def _alike(stored: Any, value: Any) -> bool:
         return codec.dumps(stored) == codec.dumps(value)
     except EncodingError:
         return False
+
+
+def restore(machine: Machine, storage: Storage) -> dict[int, Restored]:
+    """What the machine begins with: of each atom that is not PENDING, what is stored."""
+    restored = {}
+    for node, kind in enumerate(machine.plan.kinds):
+        if kind > END and (detail := storage.node_detail(node)).state != states.PENDING:
+            depth = detail.meta.get(META_DEPTH)
+            restored[node] = Restored(
+                detail.state,
+                detail.intention,
+                detail.attempt,
+                detail.started_at is not None,
+                detail.not_before,
+                Depth[depth] if depth else None,
+            )
+        elif kind > END:
+            machine.attempt[node] = detail.attempt
+    return restored

@@ -11,6 +11,7 @@ from pluggableflow.notifier import Notifier
 from pluggableflow.plan import RETRY, Plan
 from pluggableflow.storage import Storage
 
+_FLOW = -1
 _STARTED = (states.RUNNING, states.REVERTING)
 _ENDED = (states.SUCCESS, states.FAILURE, states.REVERTED, states.REVERT_FAILURE)
 _WITHDRAWN = (states.RUNNING, states.PENDING)
@@ -27,34 +28,28 @@ class News:
     def __init__(self, plan: Plan, storage: Storage, flow_notifier: Notifier, atom_notifier: Notifier) -> None:
         self._kinds, self._storage = plan.kinds, storage
         self._flow_notifier, self._atom_notifier = flow_notifier, atom_notifier
-        self._atoms: list[tuple[int, str, str, Mapping[str, Any]]] = []
+        self._events: list[tuple[int, str, str, Mapping[str, Any]]] = []  # node (or _FLOW), new state, old, outcome
         self._starts: dict[int, str] = {}
-        self._flow: list[tuple[str, str]] = []
         self.heard = False
 
     def atom(self, node: int, state: str, old: str) -> None:
         if old != state and (old, state) != _WITHDRAWN and self._atom_notifier:
-            self._atoms.append((node, state, old, self._outcome(node, state)))
+            self._events.append((node, state, old, self._outcome(node, state)))
 
     def flow(self, state: str, old: str) -> None:
-        self._flow.append((state, old))
+        self._events.append((_FLOW, state, old, {}))
 
     def tell(self, starts: Collection[int] = ()) -> None:
-        """Tell all but the starts, which wait for :meth:`tell_start`. A flow begins before its atoms."""
-        for state, old in self._flow:
-            if state == states.RUNNING:
-                self.tell_flow(state, old)
+        """Tell all but the starts, which wait for :meth:`tell_start`."""
         self._starts = dict.fromkeys(starts, "")
-        for node, state, old, outcome in self._atoms:
-            if node in self._starts and state == self._storage.node_detail(node).state and state in _STARTED:
+        events, self._events = self._events, []
+        for node, state, old, outcome in events:
+            if node == _FLOW:
+                self.tell_flow(state, old)
+            elif node in self._starts and state == self._storage.node_detail(node).state and state in _STARTED:
                 self._starts[node] = old
             elif node not in self._starts or state not in _STARTED:
                 self._tell_atom(node, state, old, outcome)
-        self._atoms.clear()
-        for state, old in self._flow:
-            if state != states.RUNNING:
-                self.tell_flow(state, old)
-        self._flow.clear()
 
     def tell_start(self, node: int) -> None:
         if self._atom_notifier:

@@ -13,6 +13,7 @@ from pluggableflow.compiler import compile as compile_flow
 from pluggableflow.connection import Connection
 from pluggableflow.engine import Engine
 from pluggableflow.engines.initial import compare
+from pluggableflow.engines.news import News
 from pluggableflow.engines.options import OptionTypes, checked
 from pluggableflow.exceptions import FlowMismatch, LeaseLost, MissingDependencies, MissingSecrets
 from pluggableflow.executor import Outcome
@@ -60,12 +61,14 @@ class PreparedEngine(Engine):
     def compile(self) -> None:
         if self.plan is None:
             self.plan = compile_flow(self.flow, {**self.storage.given, **self.store})
+            self.storage.scope_fetcher = self.plan.visible
 
     def prepare(self) -> None:
         if self._prepared:
             return
         self.compile()
         assert self.plan is not None
+        self._news = News(self.plan, self.storage, self.notifier, self.atom_notifier)
         try:
             if self.connection is not None:
                 self._take_lease(self.connection)
@@ -141,15 +144,19 @@ class PreparedEngine(Engine):
         assert self.plan is not None
         self._reset_atoms(self.plan)
         self._commit()
+        self._news.tell()
         self.close()
 
     def _reset_atoms(self, plan: Plan) -> None:
         for node, kind in enumerate(plan.kinds):
-            if kind > END and self.storage.node_detail(node).state != states.PENDING:
+            if kind > END and (old := self.storage.node_detail(node).state) != states.PENDING:
                 self.storage.forget(node)
+                self._news.atom(node, states.PENDING, old)
         self.storage.set_wake_at(None)
         self.storage.keep_cancelled(None)
-        self.storage.set_flow_state(states.PENDING)
+        if (old := self.storage.get_flow_state()) != states.PENDING:
+            self.storage.set_flow_state(states.PENDING)
+            self._news.flow(states.PENDING, old)
 
     def close(self) -> None:
         keeper, self._keeper = self._keeper, None

@@ -46,7 +46,7 @@ class Storage(FlowRecords):
         scope_fetcher: Callable[[str], Iterable[str]] | None = None,
     ) -> None:
         super().__init__(flow_detail, connection)
-        self._scope_fetcher = scope_fetcher
+        self.scope_fetcher = scope_fetcher
 
     # -- injected values ------------------------------------------------------------------------------------------
 
@@ -230,10 +230,10 @@ class Storage(FlowRecords):
             yield self._atom_args[atom_name][name]
         if name in self.given:
             yield self.given[name]
-        if atom_name is None or self._scope_fetcher is None:
+        if atom_name is None or self.scope_fetcher is None:
             yield from self._values(name)
             return
-        for visible in self._scope_fetcher(atom_name):
+        for visible in self.scope_fetcher(atom_name):
             atom, detail = self._atoms.get(visible), self._by_name.get(visible)
             if atom is not None and detail is not None and name in atom.save_as and detail.state in PROVIDING:
                 yield select(detail.last_results, atom.save_as[name])

@@ -415,6 +415,26 @@ def test_an_initial_argument_that_cannot_be_stored_is_refused_before_anything_ru
     assert [flow.token for flow in connection.find_flows()] == ([None] if detail else [])
 
 
+def test_listeners_hear_that_atoms_and_flow_begin_anew(connection: Connection) -> None:
+    flow = linear_flow.Flow("f").add(Step("a"), Step("b", fails=ValueError("no")))
+    loaded = api.load(connection, flow)
+    with pytest.raises(ValueError, match="no"):
+        loaded.run()
+    heard: list[str] = []
+    loaded.notifier.register("*", lambda state, details: heard.append(f"f {details['old_state']}>{state}"))
+    loaded.atom_notifier.register(
+        "*", lambda state, details: heard.append(f"{details['task_name']} {details['old_state']}>{state}")
+    )
+    with pytest.raises(ValueError, match="no"):
+        loaded.run()
+    assert heard[:5] == [
+        "a REVERTED>PENDING", "b REVERTED>PENDING", "f REVERTED>PENDING", "f PENDING>RUNNING", "a PENDING>RUNNING",
+    ]  # fmt: skip
+    del heard[:]
+    loaded.reset()
+    assert heard == ["a REVERTED>PENDING", "b REVERTED>PENDING", "f REVERTED>PENDING"]
+
+
 def test_a_flow_that_another_engine_holds_cannot_be_reset(connection: Connection) -> None:
     flow = linear_flow.Flow("f").add(Step("a"))
     holder = api.load(connection, flow)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pluggableflow import retry, task
+from pluggableflow import api, retry, task
 from pluggableflow.compiler import compile
 from pluggableflow.exceptions import AmbiguousDependency, DefinitionError, DependencyFailure
 from pluggableflow.flow import Depth, Flow, Item
@@ -112,6 +112,25 @@ def test_without_resolve_requires_several_providers_are_no_ambiguity() -> None:
     flow.add(step("c", "x"), resolve_requires=False)
     assert names(flow) == ["a", "b", "c"]
     assert links(flow) == []
+
+
+def test_without_resolve_requires_items_that_are_added_together_are_not_linked_but_later_ones_link_to_them() -> None:
+    flow = graph_flow.Flow("flow").add(step("a", "x", "x"), step("b", "x", "x"), resolve_requires=False)
+    assert links(flow) == []
+    flow.add(step("c", "", "x"))
+    assert links(flow) == [("c", "a"), ("c", "b")]
+
+
+def test_of_several_providers_that_are_linked_in_a_row_the_nearest_that_has_run_counts() -> None:
+    atoms = [task.FunctorTask(lambda x: x + 1, name=name, provides="x") for name in "abc"]
+    flow = graph_flow.Flow("flow").add(*atoms, resolve_requires=False)
+    flow.link(atoms[0], atoms[1], decider=lambda history: history["a"] < 5, decider_depth="atom")
+    flow.link(atoms[1], atoms[2])
+    for given, expected in (1, 4), (7, 9):
+        engine = api.load(None, flow)
+        engine.storage.inject_atom_args("a", {"x": given})
+        engine.run()
+        assert engine.storage.get("c") == expected
 
 
 def test_without_resolve_existing_an_item_is_not_linked_to_what_lacks_its_outputs() -> None:

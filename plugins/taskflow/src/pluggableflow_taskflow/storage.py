@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from pluggableflow.exceptions import NotFound
 from pluggableflow.middleware import FlowDetail
 from pluggableflow.retry import History
+from pluggableflow.states import REVERT_FAILURE, REVERTED
 from pluggableflow.storage import Storage as _Storage
 from pluggableflow_taskflow.utils.persistence_utils import connection_of
 
@@ -31,6 +33,14 @@ class Storage(_Storage):
     @property
     def _flowdetail(self) -> FlowDetail:
         return self.flow_detail
+
+    def get(self, atom_name: str) -> Any:
+        state = self.get_atom_state(atom_name)
+        if state in (REVERTED, REVERT_FAILURE) and self.get_execute_failure(atom_name) is None:
+            raise NotFound(f"{atom_name!r} is {state}; what it had provided is undone")
+        return super().get(atom_name)
+
+    get_execute_result = get
 
     def fetch_mapped_args(  # type: ignore[override]
         self,

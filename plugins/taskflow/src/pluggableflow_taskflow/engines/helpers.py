@@ -9,7 +9,9 @@ from typing import Any
 from oslo_utils import importutils
 
 from pluggableflow import api
+from pluggableflow.atom import Atom
 from pluggableflow.exceptions import NotFound
+from pluggableflow.flow import Flow
 from pluggableflow.middleware import FlowDetail, LogBook
 from pluggableflow_taskflow.engines.action_engine.engine import (
     ActionEngine,
@@ -42,6 +44,8 @@ def load(
     kind = _ENGINES.get(engine)
     if kind is None:
         raise NotFound(f"there is no engine {engine!r}; there are {', '.join(_ENGINES)}")
+    if not isinstance(flow, (Atom, Flow)):
+        raise TypeError(f"a flow or a task is run, not {flow!r}")
     options = {name: value for name, value in kwargs.items() if value is not None}
     loaded = api.load(connection_of(backend), flow, flow_detail, book, store, kind, **options)
     assert isinstance(loaded, ActionEngine)
