@@ -50,12 +50,6 @@ LISTED: dict[str, str] = {
     ),
     "test_engine_helpers.EngineLoadingTestCase.test_options_empty": "options have their defaults",
     "test_engine_helpers.EngineLoadingTestCase.test_options_passthrough": "unknown options are refused",
-    "patterns.test_graph_flow.GraphFlowTest.test_graph_flow_no_resolve_requires": (
-        "an input whose provider is in the flow, but not before it, is told by compile"
-    ),
-    "test_flow_dependencies.FlowDependenciesTest.test_graph_flow_retry_and_task_dependency_provide_require": (
-        "a retry that needs what its own flow provides could never run; it is refused at once"
-    ),
     **{
         f"persistence.test_dir_persistence.DirPersistenceTest.test_dir_backend_cache_overfill({size})": (
             "there is no cache of files to be bounded"
