@@ -85,11 +85,11 @@ class PrintingDurationListener(DurationListener):
     def _receiver(self, kind: str, name: str, state: str) -> None:
         super()._receiver(kind, name, state)
         if state in STARTING_STATES:
-            self._printer(f"{kind} {name!r} has begun")
+            self._printer(f"{name!r} {kind} started.")
 
     def _record_ending(self, kind: str, name: str, seconds: float) -> None:
         super()._record_ending(kind, name, seconds)
-        self._printer(f"{kind} {name!r} took {seconds:.2f} s")
+        self._printer(f"It took {kind} {name!r} {seconds:.2f} seconds to finish.")
 
 
 class EventTimeListener(_MetadataListener):

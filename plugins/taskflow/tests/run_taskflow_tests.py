@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import os
 import re
 import sys
 import unittest
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
 
 import shims
 from listed import LISTED
@@ -34,20 +31,6 @@ MODULES = (
 #: Classes that need eventlet, ZooKeeper or the worker engine, or test private classes.
 OUT_OF_SCOPE = re.compile(r"Eventlet|WorkerBased|TestClaimListener|MemoryFilesystemTest|ExcInfoUtilsTest")
 COLUMNS = ("passed", "skipped", "listed", "failed")
-
-
-class _TestsOfTheWheel:
-    """Finds ``taskflow.test`` and ``taskflow.tests`` in the wheel, whatever ``taskflow`` is."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name in ("taskflow.test", "taskflow.tests"):
-            return PathFinder.find_spec(name, [self._folder])
-        return PathFinder.find_spec(name, path) if name.startswith("taskflow.tests.") else None
 
 
 class _Result(unittest.TestResult):
@@ -95,13 +78,10 @@ def _tests(suite: object) -> Iterator[unittest.TestCase]:
 
 def _prepare(original: bool) -> None:
     os.environ.setdefault("TAKSFLOW_TEST_URL", "none://")  # so spelt there; spares a search for servers
-    if not original:
-        import pluggableflow_taskflow
-
-        folder = str(importlib.metadata.distribution("taskflow").locate_file("taskflow"))
-        pluggableflow_taskflow.install_as_taskflow()
-        sys.meta_path.insert(0, _TestsOfTheWheel(folder))  # type: ignore[arg-type]
-    shims.install(in_place_of_taskflow=not original)
+    if original:
+        shims.install()
+    else:
+        shims.install_in_place_of_taskflow()
     importlib.import_module("taskflow.test")
 
 

@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 import types
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
+
+import pluggableflow_taskflow
 
 
 def _absent(*_args: Any, **_kwargs: Any) -> Any:
@@ -44,16 +49,35 @@ def _module(name: str, content: dict[str, Any]) -> types.ModuleType:
     return module
 
 
-def install(in_place_of_taskflow: bool) -> None:
-    """Put the shims where the tests look for them.
+class _TestsOfTheWheel:
+    """Finds ``taskflow.test`` and ``taskflow.tests`` in the wheel, whatever ``taskflow`` is."""
 
-    :param in_place_of_taskflow: also those of TaskFlow's own modules
-    """
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name in ("taskflow.test", "taskflow.tests"):
+            return PathFinder.find_spec(name, [self._folder])
+        return PathFinder.find_spec(name, path) if name.startswith("taskflow.tests.") else None
+
+
+def install() -> None:
+    """Put the shims of other distributions where the tests look for them."""
     for name, content in _THIRD_PARTY.items():
         try:
             importlib.import_module(name)
         except ImportError:
             _module(name, content)
-    for name, content in _OF_TASKFLOW.items() if in_place_of_taskflow else ():
+
+
+def install_in_place_of_taskflow() -> None:
+    """Let ``taskflow`` be pluggableflow_taskflow, but for its tests, and put all shims where these look for them."""
+    folder = str(importlib.metadata.distribution("taskflow").locate_file("taskflow"))
+    pluggableflow_taskflow.install_as_taskflow()
+    sys.meta_path.insert(0, _TestsOfTheWheel(folder))  # type: ignore[arg-type]
+    install()
+    for name, content in _OF_TASKFLOW.items():
         parent, _, last = f"taskflow.{name}".rpartition(".")
         setattr(importlib.import_module(parent), last, _module(f"taskflow.{name}", content))

@@ -3,6 +3,7 @@
 
 import threading
 from collections.abc import Callable
+from threading import get_ident as get_ident
 from typing import Any
 
 
