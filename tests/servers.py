@@ -52,7 +52,7 @@ class Server:
     def __init__(self, folder: Path, durable: bool = True, **options: Any) -> None:
         self.folder, self.durable, self.options = folder, durable, options
         self.data = folder / "data"
-        self.port = free_port()
+        self.port: int = options.pop("port", None) or free_port()
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.data.mkdir()

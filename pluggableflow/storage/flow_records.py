@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar, cast
 
 from pluggableflow import codec, states
 from pluggableflow.atom import Atom
@@ -47,6 +49,20 @@ def _live(failure: Failure | None, before: Failure | None) -> Failure | None:
     return before if failure is not None and before is not None and failure == before else failure
 
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def locked(method: _Method) -> _Method:
+    """Let one thread at a time change what is collected, or collect it: tasks and listeners may write as well."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return cast(_Method, call)
+
+
 class FlowRecords:
     """What an engine keeps of the atoms of one flow, addressed by node.
 
@@ -57,6 +73,7 @@ class FlowRecords:
     def __init__(self, flow_detail: FlowDetail, connection: Connection | None) -> None:
         self.flow_detail = flow_detail
         self._connection = connection
+        self._lock = threading.RLock()
         self._leased = False
         self._by_name: dict[str, AtomDetail] = {}
         self._atoms: dict[str, Atom] = {}
@@ -117,6 +134,7 @@ class FlowRecords:
 
     # -- atoms ----------------------------------------------------------------------------------------------------
 
+    @locked
     def ensure_atom(self, atom: Atom) -> str:
         """Make sure that an atom has a detail, and return its uuid.
 
@@ -128,6 +146,7 @@ class FlowRecords:
         self.ensure_atoms([atom])
         return self._by_name[atom.name].uuid
 
+    @locked
     def ensure_atoms(self, atoms: Iterable[Atom | None]) -> None:
         """Make sure that all these atoms have details; the nodes of the plan are numbered by their order."""
         nodes: list[AtomDetail | None] = []
@@ -173,6 +192,7 @@ class FlowRecords:
         """From now on changes are collected for commits (``True``), or written at once (``False``)."""
         self._leased = leased
 
+    @locked
     def take_changes(self) -> Changes:
         """What has changed since the last call, as records."""
         changes = Changes(flow=self._flow_patch)

@@ -23,6 +23,7 @@ from pluggableflow.storage.flow_records import (
     PROVIDING,
     RESET,
     FlowRecords,
+    locked,
     select,
 )
 
@@ -50,6 +51,7 @@ class Storage(FlowRecords):
 
     # -- injected values ------------------------------------------------------------------------------------------
 
+    @locked
     def inject(self, pairs: Mapping[str, Any] | Iterable[tuple[str, Any]], transient: bool = False) -> None:
         """Give initial arguments to the whole flow. Of a secret, the store keeps only that there is one.
 
@@ -75,6 +77,7 @@ class Storage(FlowRecords):
         self._merge_given()
         self._written()
 
+    @locked
     def inject_atom_args(self, atom_name: str, pairs: Mapping[str, Any], transient: bool = True) -> None:
         """Give arguments to one atom; they win over everything else it could see."""
         if not pairs:
@@ -94,6 +97,7 @@ class Storage(FlowRecords):
 
     # -- results --------------------------------------------------------------------------------------------------
 
+    @locked
     def save(self, atom_name: str, result: Any, state: str = states.SUCCESS) -> None:
         """Keep the outcome of an atom, and its state."""
         detail = self._detail(atom_name)
@@ -104,6 +108,7 @@ class Storage(FlowRecords):
         self._patch(detail, {key: value for key, value in detail.to_record().items() if key in _OUTCOME})
         self._written()
 
+    @locked
     def save_retry_failure(self, retry_name: str, failed_atom_name: str, failure: Failure) -> None:
         """Add a failure to the latest attempt in a retry's history, without tracebacks: the atom keeps those."""
         detail = self._retry_detail(retry_name)
@@ -111,6 +116,7 @@ class Storage(FlowRecords):
         self._patch(detail, {"results": codec.dumps(detail.results)})
         self._written()
 
+    @locked
     def cleanup_retry_history(self, retry_name: str, state: str) -> None:
         """Forget a retry's history."""
         detail = self._retry_detail(retry_name)
@@ -118,6 +124,7 @@ class Storage(FlowRecords):
         self._patch(detail, {"state": state, "results": None})
         self._written()
 
+    @locked
     def reset(self, atom_name: str, state: str = states.PENDING) -> None:
         """Forget the outcomes of an atom."""
         if atom_name == INJECTOR:
@@ -268,6 +275,7 @@ class Storage(FlowRecords):
         """Atom name to state and intention."""
         return {name: (self._detail(name).state, self._detail(name).intention) for name in atom_names}
 
+    @locked
     def set_atom_state(self, atom_name: str, state: str) -> None:
         detail = self._detail(atom_name)
         detail.state = state
@@ -277,6 +285,7 @@ class Storage(FlowRecords):
     def get_atom_intention(self, atom_name: str) -> str:
         return self._detail(atom_name).intention
 
+    @locked
     def set_atom_intention(self, atom_name: str, intention: str) -> None:
         detail = self._detail(atom_name)
         detail.intention = intention
@@ -286,6 +295,7 @@ class Storage(FlowRecords):
     def get_flow_state(self) -> str:
         return self.flow_detail.state
 
+    @locked
     def set_flow_state(self, state: str) -> None:
         self.flow_detail.state = state
         self._patch_flow({"state": state})
@@ -316,6 +326,7 @@ class Storage(FlowRecords):
 
     # -- metadata, progress, histories ------------------------------------------------------------------------------
 
+    @locked
     def update_flow_metadata(self, update_with: Mapping[str, Any]) -> None:
         meta = {**self.flow_detail.meta, **update_with}
         text = self.encode(meta)
@@ -323,6 +334,7 @@ class Storage(FlowRecords):
         self._patch_flow({"meta": text})
         self._written()
 
+    @locked
     def update_atom_metadata(self, atom_name: str, update_with: Mapping[str, Any]) -> None:
         detail = self._detail(atom_name)
         meta = {**detail.meta, **update_with}
@@ -331,6 +343,7 @@ class Storage(FlowRecords):
         self._patch(detail, {"meta": text})
         self._written()
 
+    @locked
     def set_task_progress(self, task_name: str, progress: float, details: Mapping[str, Any] | None = None) -> None:
         """Keep how far a task has come, from 0 to 1, and anything that says more of it."""
         update: dict[str, Any] = {META_PROGRESS: progress}

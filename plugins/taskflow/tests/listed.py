@@ -62,6 +62,8 @@ LISTED: dict[str, str] = {
             "test_dir_persistence.DirPersistenceTest": [f"({size})" for size in _CACHES],
             "test_memory_persistence.MemoryPersistenceTest": [""],
             "test_sql_persistence.SqlitePersistenceTest": [""],
+            "test_sql_persistence.MysqlPersistenceTest": [""],
+            "test_sql_persistence.PostgresPersistenceTest": [""],
         }.items()
         for scenario in scenarios
     },

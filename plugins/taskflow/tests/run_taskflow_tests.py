@@ -8,6 +8,7 @@ status 1 if a test fails that ``listed.py`` does not name, or if one that it nam
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import re
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import databases
 import shims
 from listed import LISTED
 
@@ -111,8 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.original:
         LISTED.clear()
-    _prepare(given.original)
-    counts = {module: _run(module, given.verbose) for module in given.modules or MODULES}
+    modules = given.modules or MODULES
+    with databases.running() if "persistence.test_sql_persistence" in modules else contextlib.nullcontext():
+        _prepare(given.original)
+        counts = {module: _run(module, given.verbose) for module in modules}
     print("\n".join(f"{name} = {reason}" for name, reason in sorted(LISTED.items())))
     print(f"{'module':40}" + "".join(f"{column:>9}" for column in COLUMNS))
     for module, each in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
