@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import CoroutineType
 from typing import Any, ClassVar
 
+from pluggableflow.cancellation import NEVER, Cancellation
 from pluggableflow.exceptions import NotRun
 from pluggableflow.failure import Failure
 from pluggableflow.task import Task
@@ -28,6 +29,7 @@ class Work:
     :ivar node: index in the plan; comes back with the outcome
     :ivar revert: whether ``revert`` is meant, else ``execute``
     :ivar report: takes the node and what its task says of its progress: a number and details, from any thread
+    :ivar cancelled: whether it should end, or need not begin; becomes ``cancelled`` of the task
     :ivar key: idempotency key ``flow uuid/atom uuid/attempt/execute|revert``
     """
 
@@ -37,28 +39,40 @@ class Work:
     arguments: dict[str, Any] = field(repr=False)  # there may be secrets among them
     key: str
     report: Callable[[int, float, Mapping[str, Any]], None] | None = None
+    cancelled: Cancellation = NEVER
 
     def failed(self, error: BaseException) -> Outcome:
         """The outcome of work that an exception ended outside :func:`carry_out`, or kept from being run."""
         return Outcome(self.node, self.revert, None, Failure.from_exception(error))
 
+    def not_begun(self, why: str) -> Outcome:
+        """The outcome of work that will not be begun."""
+        fault = NotRun(f"atom {self.task.name!r} was not begun: {why}")
+        return Outcome(self.node, self.revert, None, Failure.from_exception(fault), begun=False)
+
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one piece of work: a value, or a failure."""
+    """What came of one piece of work: a value, or a failure.
+
+    :ivar begun: whether its method was called, or may have been
+    """
 
     node: int
     revert: bool
     value: Any
     failure: Failure | None
+    begun: bool = True
 
 
 def carry_out(work: Work) -> Outcome:
     """Run the method in this thread, between its pre_ and post_ hooks; never raises an ``Exception``.
 
     A coroutine that it returns is run to its end, in an event loop of its own. What a hook raises counts as the
-    method's failure, unless that failed already.
+    method's failure, unless that failed already. Work that is cancelled by now is not begun.
     """
+    if work.cancelled.is_set():
+        return work.not_begun("it was cancelled")
     before, method, after = begin(work)
     value, failure = None, None
     try:
@@ -75,6 +89,7 @@ def begin(work: Work) -> tuple[Callable[[], Any], Callable[..., Any], Callable[[
     """Get a task ready for its work; returns the method, with the hooks before and after it."""
     task = work.task
     task.idempotency_key, task._report, task._node = work.key, work.report, work.node
+    task.cancelled = work.cancelled
     task._has_reported = False
     if task._notifier is not None:
         task.update_progress(0.0)
@@ -133,6 +148,10 @@ class Executor(ABC):
 
     *Pools* that were given to an executor are used, no further than ``max_workers`` at once, and left running.
 
+    *Cancelling.* The engine sets ``Work.cancelled`` of running work, which needs nothing more where the task runs in
+    this process; :meth:`cancel` lets an executor pass it on to elsewhere. Work that should end and has not after a
+    while is ended or given up with :meth:`end`. Work that is cancelled before it has begun is not begun.
+
     An ``async def`` method runs to its end like any other (:func:`carry_out` does it). An executor may be started
     again after it was stopped; it belongs to one engine at a time.
 
@@ -160,6 +179,19 @@ class Executor(ABC):
         Never raises for what is wrong with the work: that is its outcome. Raises where nothing can be run at all, as
         on a pool that was shut down; the work was not taken then, and the run ends without having failed the flow.
         """
+
+    def cancel(self) -> None:  # noqa: B027  (nothing to do where tasks run in this process)
+        """``cancelled`` of some of the submitted work is set now: tell those that run it elsewhere. From any thread."""
+
+    def end(self, node: int, ended: Callable[[], None]) -> bool:
+        """End a piece of work that should have ended by itself. In the thread of :meth:`submit`.
+
+        :param ended: called, from any thread, when work that was given up has ended after all
+        :returns: ``True`` if its outcome comes, like that of any work: it was ended, or cannot be and is waited for;
+            ``False`` if it was given up: it has no outcome any more, :meth:`stop` does not wait for it, and another
+            takes its worker's place
+        """
+        return True
 
     @abstractmethod
     def stop(self, drain: bool = True) -> None:

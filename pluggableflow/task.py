@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pluggableflow.atom import Atom, Names, Rebind, Signature, idle, names_of, signature_of
+from pluggableflow.cancellation import NEVER, Cancellation
 from pluggableflow.exceptions import DefinitionError, WrongType
 from pluggableflow.notifier import Notifier, RestrictedNotifier
 
@@ -41,8 +42,18 @@ class Task(Atom):
     (atom name to failure). Both may run again after a crash, under the same ``idempotency_key``. Either may be an
     ``async def``.
 
+    A task that may take long looks at ``cancelled`` from time to time, or waits with its ``wait`` instead of sleeping,
+    and returns or raises soon after it is set. One that does not within the engine's ``grace_seconds`` is ended if
+    that is possible (in a worker process, or as a coroutine); in a thread it is given up: it counts as failed, and
+    is neither reverted nor run again before its thread has ended.
+
     :ivar idempotency_key: ``flow uuid/atom uuid/attempt/execute|revert`` of the call that is running
+    :ivar cancelled: whether this call should end, as an event: ``is_set()``, ``wait(timeout)``
+    :cvar interruptible: it can be reverted or run again while a call of it that was given up still runs
     """
+
+    interruptible: bool = False
+    cancelled: Cancellation = NEVER
 
     idempotency_key: str = ""
     _notifier: _TaskNotifier | None = None

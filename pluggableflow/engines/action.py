@@ -21,6 +21,7 @@ from pluggableflow.failure import Failure
 from pluggableflow.flow import Flow
 from pluggableflow.machine import Machine
 from pluggableflow.middleware import FlowDetail
+from pluggableflow.task import Task
 
 #: Progress is stored at most so often by commits of its own.
 PROGRESS_SECONDS = 1.0
@@ -62,6 +63,7 @@ class ActionEngine(StoppingEngine):
             machine = self._begin()
             executor = self._make_executor()
             executor.start(self._outcomes.put)
+            self._executor_at_work = executor
             yield from self._loop(machine, executor)
         except (LeaseLost, StorageFailure):
             self._await_running()
@@ -73,7 +75,7 @@ class ActionEngine(StoppingEngine):
             if executor is not None:
                 executor.stop()
             self._machine = None
-            self._suspending, self._halt = False, None
+            self._new_run()
             self._outcomes = SimpleQueue()
             self.close()
         if (cancelled := self._cancelled()) is not None:
@@ -98,10 +100,10 @@ class ActionEngine(StoppingEngine):
             self._news.tell_flow(states.RESUMING, flow_state)
             self._resuming = True
         restored = {} if flow_state == states.PENDING and self.connection is None else restore(machine, storage)
-        cancelled = storage.cancelled
-        machine.begin(restored, flow_state == states.REVERTING or cancelled is not None, self._now())
-        if cancelled is not None:
-            self._give_up(machine, cancelled)
+        self._hold(machine)
+        self._why = storage.cancelled
+        machine.begin(restored, flow_state == states.REVERTING or self._why is not None, self._now())
+        if self._why is not None:
             machine.cancel()
         storage.set_wake_at(None)
         self._set_flow_state(states.REVERTING if machine.reverting_all else states.RUNNING)
@@ -137,7 +139,7 @@ class ActionEngine(StoppingEngine):
             self._keep_reports()
             if machine.reverting_all and storage.get_flow_state() == states.RUNNING:
                 self._set_flow_state(states.REVERTING)
-            idle = not machine.running and not batch and outcomes.empty()
+            idle = not machine.running and not batch and outcomes.empty() and (stopping or not machine.is_held_up)
             sleeping = idle and not stopping and bool(machine.timers) and not machine.stuck
             if idle and not sleeping:
                 self._set_flow_state(self._state_at_end(machine))
@@ -167,6 +169,11 @@ class ActionEngine(StoppingEngine):
             if limit and storage.pending_bytes > limit:
                 return batch[at:]
             node, failure = outcome.node, outcome.failure
+            if not outcome.begun and self._cancellations[outcome.revert].is_set():
+                machine.withdrawn(node)
+                continue
+            if self._ending and failure is not None:
+                failure = self._why_ended(node, failure)
             try:
                 if outcome.revert:
                     storage.keep_revert(node, outcome.value, failure)
@@ -232,16 +239,19 @@ class ActionEngine(StoppingEngine):
                 self._outcomes.put(Outcome(node, revert, None, Failure.from_exception(error)))
                 continue
             key = f"{storage.flow_uuid}/{detail.uuid}/{machine.attempt[node]}/{'revert' if revert else 'execute'}"
-            executor.submit(Work(node, task, revert, arguments, key, self._report))  # type: ignore[arg-type]
+            assert isinstance(task, Task)
+            if node in self._in_use:
+                task = task.copy()
+            cancelled = self._cancellations[revert]
+            executor.submit(Work(node, task, revert, arguments, key, self._report, cancelled))
 
     def _wait(self, machine: Machine) -> list[Outcome]:
         """Every outcome that is there, waiting for the first one if anything runs."""
         outcomes = self._outcomes
         batch: list[Outcome] = []
-        due = min(machine.timers.values()) if machine.timers else None
-        if machine.running:
+        if machine.running or machine.held:
             with contextlib.suppress(Empty):
-                first = outcomes.get(timeout=None if due is None else max(0.0, (due - self._now()) / 1e6))
+                first = outcomes.get(timeout=self._seconds_left(machine))
                 if first is not None:
                     batch.append(first)
         while not outcomes.empty():

@@ -26,6 +26,8 @@ def checked(options: Mapping[str, Any], known: OptionTypes, engine: str) -> dict
     found = {name: options.get(name, default) for name, (default, _kinds) in known.items()}
     if found["lease_seconds"] <= 0:
         raise OptionError(f"lease_seconds must be more than 0, not {found['lease_seconds']!r}")
+    if found["grace_seconds"] < 0:
+        raise OptionError(f"grace_seconds must be at least 0, not {found['grace_seconds']!r}")
     answer = found["on_mismatch"]
     if answer not in ("refuse", "accept") and not callable(answer):
         raise OptionError(f'on_mismatch must be "refuse", "accept" or a callable, not {answer!r}')

@@ -32,6 +32,7 @@ class PreparedEngine(Engine):
     * ``never_resolve`` (False): a failure is neither retried nor reverted, the flow ends as FAILURE
     * ``inject_transient`` (True): values that atoms inject into themselves are kept out of the store
     * ``lease_seconds`` (30): after so long without a renewal another process may take the flow over
+    * ``grace_seconds`` (10): how long a task that should end may go on before it is ended, or given up
     * ``force`` (False): take the flow from a live owner
     * ``on_mismatch`` ("refuse"): "accept" runs a flow that differs from its detail in what has begun; a callable
       gets the :class:`FlowMismatch` and returns whether to accept
@@ -43,6 +44,7 @@ class PreparedEngine(Engine):
         "never_resolve": (False, (bool,)),
         "inject_transient": (True, (bool,)),
         "lease_seconds": (30, (int, float)),
+        "grace_seconds": (10, (int, float)),
         "force": (False, (bool,)),
         "on_mismatch": ("refuse", (str, object)),
     }

@@ -3,17 +3,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from pluggableflow import states
+from pluggableflow.cancellation import Cancellation
 from pluggableflow.connection import CANCEL, SUSPEND, Connection, Request
 from pluggableflow.engines.prepared import PreparedEngine
 from pluggableflow.exceptions import Cancelled, LeaseLost
+from pluggableflow.executor import Executor
 from pluggableflow.failure import Failure
 from pluggableflow.flow import Flow
 from pluggableflow.machine import Machine
 from pluggableflow.middleware import FlowDetail
+from pluggableflow.plan import TASK
+from pluggableflow.task import Task
+
+#: Uuids of atoms whose threads were given up in this process and have not ended, with whom to tell when they do.
+_given_up: dict[str, list[Callable[[], None]]] = {}
+
+
+def _has_ended(uuid: str) -> None:
+    for wake in _given_up.pop(uuid, ()):
+        wake()
 
 
 class StoppingEngine(PreparedEngine):
@@ -27,8 +41,18 @@ class StoppingEngine(PreparedEngine):
         self, flow: Flow, flow_detail: FlowDetail, connection: Connection | None, options: Mapping[str, Any]
     ) -> None:
         super().__init__(flow, flow_detail, connection, options)
+        self._new_run()
+
+    def _new_run(self) -> None:
+        """Forget what has stopped the run before."""
         self._suspending = False
         self._halt: Request | None = None  # to end the flow as it is
+        self._why: str | None = None  # the flow is cancelled
+        self._executor_at_work: Executor | None = None
+        self._cancellations = [Cancellation(), Cancellation()]  # of what executes, of what reverts
+        self._grace_ends: float | None = None  # by the monotonic clock, for what was told to end
+        self._in_use: set[int] = set()  # tasks whose object a given up thread uses, though they may run again
+        self._ending: dict[int, Cancelled] = {}  # work that was ended, whose outcome is still to come
 
     def suspend(self) -> None:
         self._suspending = True
@@ -40,6 +64,32 @@ class StoppingEngine(PreparedEngine):
         if keeper is not None and self.connection is not None:
             keeper.request = _pending(self.connection.get_flow_details(detail.uuid, lazy=True)) or keeper.request
         self._wake()
+
+    def _request(self) -> Request | None:
+        """The request that nobody has acknowledged yet, as far as this process knows."""
+        keeper, handled = self._keeper, self.storage.flow_detail.request_handled
+        if keeper is None:
+            return _pending(self.storage.flow_detail) if self.connection is None else None
+        request = keeper.request
+        return None if request is None or request.sequence <= handled else request
+
+    def _wake(self) -> None:
+        """Something is to be looked at. The loop may be busy with a task, so that task is told from here."""
+        keeper, request = self._keeper, self._request()
+        if keeper is not None and keeper.lost:
+            self._tell_running(CANCEL)
+        elif request is not None and request.kind != SUSPEND:
+            self._tell_running(request.kind)
+        super()._wake()
+
+    def _tell_running(self, kind: str) -> None:
+        """Tell running tasks to end; those that revert only if nothing is to be reverted."""
+        self._cancellations[0].event.set()
+        if kind == CANCEL:
+            self._cancellations[1].event.set()
+        executor = self._executor_at_work
+        if executor is not None:
+            executor.cancel()
 
     def _is_asked(self) -> bool:
         """Whether a request is pending; for a run that has no lease, so that no renewal tells it."""
@@ -54,45 +104,105 @@ class StoppingEngine(PreparedEngine):
         if keeper is not None:
             if keeper.lost:
                 raise LeaseLost(self.storage.flow_uuid)
-            request = keeper.request
             if not keeper.safe:
                 keeper.renew()
-        else:
-            request = _pending(self.storage.flow_detail)
-        if request is not None and request is not self._halt:
+        request = self._request()
+        if request is not None and request != self._halt:
             self._heed(machine, request)
+        if self._why is not None:
+            self._give_up_interrupted(machine, self._why)
+            self._end_overdue(machine)
+        if machine.held:
+            for node in [node for node in machine.held if self.storage.node_detail(node).uuid not in _given_up]:
+                machine.ended(node)
         return self._suspending or self._halt is not None
 
     def _heed(self, machine: Machine, request: Request) -> None:
         storage = self.storage
-        if request.sequence <= storage.flow_detail.request_handled:
-            return
         if request.kind == SUSPEND:
             storage.acknowledge(request.sequence)
             self._suspending = True
             return
-        why = f"{request.by} asked for it"
-        self._give_up(machine, why)
+        self._why = why = f"{request.by} asked for it"
+        self._tell_running(request.kind)
+        self._grace_ends = time.monotonic() + self.options["grace_seconds"]
         if request.kind == CANCEL:
             self._halt = request
         else:
-            self._halt = None
+            if self._halt is not None:
+                self._halt, self._cancellations[1] = None, Cancellation()
             storage.acknowledge(request.sequence)
             storage.keep_cancelled(why)
             machine.cancel()
 
-    def _give_up(self, machine: Machine, why: str) -> None:
+    def _atom_cancelled(self, node: int, why: str) -> Cancelled:
+        return Cancelled(f"atom {self.storage.node_detail(node).name!r}", why)
+
+    def _give_up_interrupted(self, machine: Machine, why: str) -> None:
         """Fail what was running when an earlier process died: nobody will ever know how far it came."""
         for node in machine.interrupted:
-            name = self.storage.node_detail(node).name
-            self.storage.keep_failure(node, Failure.from_exception(Cancelled(f"atom {name!r}", why)))
+            self.storage.keep_failure(node, Failure.from_exception(self._atom_cancelled(node, why)))
             machine.failed(node)
+
+    def _end_overdue(self, machine: Machine) -> None:
+        """End what was told to end and has not in its time."""
+        if self._grace_ends is None or time.monotonic() < self._grace_ends:
+            return
+        self._grace_ends = None
+        assert self._why is not None
+        for node in list(machine.running):
+            if self._cancellations[machine.state[node] == states.REVERTING].is_set():
+                self._end(machine, node, self._atom_cancelled(node, self._why))
+
+    def _end(self, machine: Machine, node: int, error: Cancelled) -> None:
+        assert self._executor_at_work is not None and self.plan is not None
+        task, uuid = self.plan.atoms[node], self.storage.node_detail(node).uuid
+        assert isinstance(task, Task)
+        held = not task.interruptible
+        if held:
+            _given_up[uuid] = [self._wake]
+        if self._executor_at_work.end(node, partial(_has_ended, uuid)):
+            _given_up.pop(uuid, None)
+            self._ending[node] = error
+            return
+        if task.interruptible:
+            self._in_use.add(node)
+        if machine.state[node] == states.REVERTING:
+            self.storage.keep_revert(node, None, Failure.from_exception(error))
+            machine.revert_failed(node)
+        else:
+            self.storage.keep_failure(node, Failure.from_exception(error))
+            machine.failed(node, held)
+
+    def _why_ended(self, node: int, failure: Failure) -> Failure:
+        """The failure of work that may have been ended from here."""
+        error = self._ending.pop(node, None)
+        return failure if error is None else Failure.from_exception(error)
+
+    def _seconds_left(self, machine: Machine) -> float | None:
+        """How long the loop may wait for outcomes; ``None`` for as long as it takes."""
+        ends = []
+        if machine.timers:
+            ends.append((min(machine.timers.values()) - self._now()) / 1e6)
+        if self._grace_ends is not None:
+            ends.append(self._grace_ends - time.monotonic())
+        return max(0.0, min(ends)) if ends else None
+
+    def _hold(self, machine: Machine) -> None:
+        """Take heed of what earlier runs in this process have given up, and what has not ended since."""
+        if not _given_up:
+            return
+        for node, kind in enumerate(machine.plan.kinds):
+            waiting = _given_up.get(self.storage.node_detail(node).uuid) if kind == TASK else None
+            if waiting is not None:
+                waiting.append(self._wake)
+                machine.held.add(node)
 
     def _state_at_end(self, machine: Machine) -> str:
         """The state of a flow in which nothing runs and nothing may start."""
-        if self._halt is not None and machine.has_work():
+        if self._halt is not None and (machine.has_work() or machine.final_state == states.FAILURE):
             self.storage.acknowledge(self._halt.sequence)
-            self.storage.keep_cancelled(f"{self._halt.by} asked for it")
+            self.storage.keep_cancelled(self._why)
             return states.CANCELLED
         return states.SUSPENDED if self._suspending and machine.has_work() else machine.final_state
 

@@ -44,7 +44,7 @@ class AsyncioExecutor(Executor):
         self._given = loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._tasks: set[Future[Outcome]] = set()
+        self._tasks: dict[Future[Outcome], int] = {}  # to the node
         self._line: Line | None = None
 
     def start(self, done: Callable[[Outcome], None]) -> None:
@@ -74,12 +74,12 @@ class AsyncioExecutor(Executor):
             self._plain.submit(work)
             return
         future = asyncio.run_coroutine_threadsafe(_carry_out(work), self._loop)
-        self._tasks.add(future)
+        self._tasks[future] = work.node
         future.add_done_callback(partial(self._ended, work))
 
     def _ended(self, work: Work, future: Future[Outcome]) -> None:
         assert self._line is not None
-        self._tasks.discard(future)
+        self._tasks.pop(future, None)
         try:
             outcome = future.result()
         except BaseException as error:
@@ -87,6 +87,17 @@ class AsyncioExecutor(Executor):
             ended.__cause__ = error
             outcome = work.failed(ended)
         self._line.ended(outcome)
+
+    def end(self, node: int, ended: Callable[[], None]) -> bool:
+        assert self._line is not None
+        for future, its_node in list(self._tasks.items()):
+            if its_node == node:
+                future.cancel()
+                return True
+        if self._plain.end(node, ended):
+            return True
+        self._line.make_room()
+        return False
 
     def stop(self, drain: bool = True) -> None:
         atexit.unregister(self.stop)
@@ -114,6 +125,8 @@ async def _serve(ready: Future[Any]) -> None:
 
 async def _carry_out(work: Work) -> Outcome:
     """What :func:`pluggableflow.executor.carry_out` does, for a method that is awaited."""
+    if work.cancelled.is_set():
+        return work.not_begun("it was cancelled")
     before, method, after = begin(work)
     value, failure = None, None
     try:

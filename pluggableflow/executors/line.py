@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from pluggableflow.exceptions import NotRun, OptionError
+from pluggableflow.exceptions import OptionError
 from pluggableflow.executor import Outcome, Work
 
 
@@ -19,11 +19,6 @@ def checked_workers(given: int | None, default: int) -> int:
     if given is not None and (not isinstance(given, int) or given < 1):
         raise OptionError(f"max_workers must be a positive integer, not {given!r}")
     return given or default
-
-
-def not_begun(work: Work) -> NotRun:
-    """Why work has failed that an executor which was stopped at once has not begun."""
-    return NotRun(f"atom {work.task.name!r} was not begun: its executor was stopped at once")
 
 
 class Line:
@@ -54,6 +49,10 @@ class Line:
     def ended(self, outcome: Outcome) -> None:
         """Pass on the outcome of work that was begun, and begin what its end makes room for."""
         self._done(outcome)
+        self.make_room()
+
+    def make_room(self) -> None:
+        """Begin what waits in place of work that has ended, or was given up."""
         self._forget()
         self._begin_next()
 
@@ -94,7 +93,7 @@ class Line:
             dropped = list(self._waiting)
             self._waiting.clear()
         for work in dropped:
-            self._done(work.failed(not_begun(work)))
+            self._done(work.not_begun("its executor was stopped at once"))
         with self._changed:
             self._unfinished -= len(dropped)
             self._changed.notify_all()

@@ -17,7 +17,7 @@ from pluggableflow.executor import WORKER_DEATHS, Outcome, Work
 from pluggableflow.executors.line import checked_workers
 from pluggableflow.executors.threads import ThreadsExecutor
 from pluggableflow.executors.travel import pack, unpack_outcome
-from pluggableflow.executors.worker import serve
+from pluggableflow.executors.worker import CANCEL, serve
 
 _SPAWNING = threading.Lock()
 
@@ -27,11 +27,13 @@ class _Died(Exception):
 
 
 class _Worker:
-    """One worker process. Used by one thread at a time, but for :meth:`kill`."""
+    """One worker process. Used by one thread at a time, but for :meth:`kill` and :meth:`cancel`."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
+        self._sending = threading.Lock()
+        self.number = 0  # of the work that was sent last
         with _SPAWNING, theirs:
             self._process = context.Process(
                 target=serve, args=(theirs, os.getpid()), name="pluggableflow_worker", daemon=False
@@ -51,10 +53,14 @@ class _Worker:
 
     def run(self, work: Work, message: bytes) -> Outcome:
         try:
-            self._connection.send_bytes(message)
+            with self._sending:
+                self.number += 1
+                self._connection.send_bytes(message)
         except OSError:
             self._process.join()
             raise _Died(self._how()) from None
+        if work.cancelled.event.is_set():  # whoever set it may have come before the message
+            self.cancel(self.number)
         while True:
             done, content = self._receive()
             if done:
@@ -77,6 +83,11 @@ class _Worker:
     def _how(self) -> str:
         code = self._process.exitcode or 0
         return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+    def cancel(self, number: int) -> None:
+        """Tell the work of that number that it should end, if it has not."""
+        with self._sending, contextlib.suppress(OSError):
+            self._connection.send_bytes(CANCEL + str(number).encode())
 
     def kill(self) -> None:
         self._process.kill()
@@ -144,16 +155,20 @@ class ProcessesExecutor(ThreadsExecutor):
     def __init__(self, max_workers: int | None = None, workers: ProcessPool | None = None) -> None:
         self._workers = ProcessPool(max_workers) if workers is None else workers
         self._own = workers is None
-        self._running: set[_Worker] = set()
+        self._busy: dict[_Worker, Work] = {}
+        self._ended: set[int] = set()  # nodes whose work was ended
         self._ending = False
         self._lock = threading.Lock()
         super().__init__(checked_workers(max_workers, self._workers.max_workers))
 
     def start(self, done: Callable[[Outcome], None]) -> None:
         self._ending = False
+        self._ended.clear()
         super().start(done)
 
     def _carry_out(self, work: Work) -> Outcome:
+        if work.cancelled.is_set():
+            return work.not_begun("it was cancelled")
         try:
             message = pack(work)
         except NotPicklable as fault:
@@ -161,35 +176,57 @@ class ProcessesExecutor(ThreadsExecutor):
         last = ""
         for _death in range(WORKER_DEATHS):
             try:
-                with self._workers.worker() as worker, self._known(worker):
+                with self._workers.worker() as worker, self._known(worker, work):
                     return worker.run(work, message)
             except _Died as died:
                 last = str(died)
             except NotRun as ended:
                 return work.failed(ended)
-            if self._ending:
-                return work.failed(NotRun(f"atom {work.task.name!r} was ended: its executor was stopped at once"))
+            if self._ending or work.node in self._ended:
+                return work.failed(_ended(work))
         return work.failed(WorkerDied(work.task.name, WORKER_DEATHS, last))
 
     @contextlib.contextmanager
-    def _known(self, worker: _Worker) -> Iterator[None]:
+    def _known(self, worker: _Worker, work: Work) -> Iterator[None]:
         """Lets the worker be killed while it runs work of this executor."""
         with self._lock:
-            if self._ending:
-                raise NotRun("the executor was stopped at once")
-            self._running.add(worker)
+            if self._ending or work.node in self._ended:
+                raise _ended(work)
+            self._busy[worker] = work
         try:
             yield
         finally:
             with self._lock:
-                self._running.discard(worker)
+                del self._busy[worker]
+
+    def cancel(self) -> None:
+        with self._lock:
+            told = [(each, each.number) for each, work in self._busy.items() if work.cancelled.event.is_set()]
+        for worker, number in told:
+            worker.cancel(number)
+
+    def submit(self, work: Work) -> None:
+        self._ended.discard(work.node)
+        super().submit(work)
+
+    def end(self, node: int, ended: Callable[[], None]) -> bool:
+        with self._lock:
+            self._ended.add(node)
+            for worker, work in self._busy.items():
+                if work.node == node:
+                    worker.kill()
+        return True
 
     def stop(self, drain: bool = True) -> None:
         if not drain:
             with self._lock:
                 self._ending = True
-                for worker in self._running:
+                for worker in self._busy:
                     worker.kill()
         super().stop(drain)
         if self._own:
             self._workers.close()
+
+
+def _ended(work: Work) -> NotRun:
+    return NotRun(f"atom {work.task.name!r} was ended by its executor")

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 
 from pluggableflow.executor import Executor, Outcome, Work, carry_out
-from pluggableflow.executors.line import Line, checked_workers, not_begun
+from pluggableflow.executors.line import Line, checked_workers
 
 
 class ThreadsExecutor(Executor):
@@ -36,6 +36,9 @@ class ThreadsExecutor(Executor):
         self._threads: list[threading.Thread] = []
         self._idle = threading.Semaphore(0)
         self._work: SimpleQueue[Work | None] = SimpleQueue()
+        # Whoever takes work out of here has it: the thread that has ended it, or who gives it up before.
+        self._running: dict[object, Work] = {}
+        self._given_up: dict[object, Callable[[], None]] = {}
 
     def start(self, done: Callable[[Outcome], None]) -> None:
         self._done = done
@@ -50,26 +53,69 @@ class ThreadsExecutor(Executor):
             return
         self._work.put(work)
         if not self._idle.acquire(blocking=False) and len(self._threads) < self.max_workers:
-            name = f"pluggableflow_{len(self._threads)}"
-            thread = threading.Thread(target=self._serve, name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._add_thread()
+
+    def _add_thread(self) -> None:
+        name = f"pluggableflow_{len(self._threads)}"
+        thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _serve(self) -> None:
+        me, running = threading.current_thread(), self._running
         while (work := self._work.get()) is not None:
+            running[me] = work
             try:
                 outcome = self._carry_out(work)
             except BaseException as error:  # what ends a thread or a process elsewhere is a failure of the task here
                 outcome = work.failed(error)
+            if running.pop(me, None) is None:
+                self._given_up.pop(me)()
+                return
             self._done(outcome)
             del work, outcome  # an idle thread keeps nothing alive
             self._idle.release()
 
+    def _give_up(self, node: int, ended: Callable[[], None]) -> object:
+        """Take work that runs from whoever runs it; returns who that is, or ``None`` if its outcome comes."""
+        for worker, work in list(self._running.items()):
+            if work.node == node:
+                self._given_up[worker] = ended
+                if self._running.pop(worker, None) is not None:
+                    return worker
+                del self._given_up[worker]
+        return None
+
+    def end(self, node: int, ended: Callable[[], None]) -> bool:
+        worker = self._give_up(node, ended)
+        if worker is None:
+            return True
+        if self._line is not None:
+            self._line.make_room()
+        else:
+            assert isinstance(worker, threading.Thread)
+            self._threads.remove(worker)
+            self._add_thread()  # what waits may have nobody else
+        return False
+
     def _begin(self, work: Work) -> None:
         assert self._pool is not None and self._line is not None
-        line = self._line
-        future = self._pool.submit(carry_out, work)
-        future.add_done_callback(lambda ended: line.ended(_outcome(ended, work)))
+        line, running = self._line, self._running
+        me = object()
+        running[me] = work
+
+        def ended(future: Future[Outcome]) -> None:
+            if running.pop(me, None) is None:
+                self._given_up.pop(me)()
+            else:
+                line.ended(_outcome(future, work))
+
+        try:
+            future = self._pool.submit(carry_out, work)
+        except BaseException:
+            del running[me]
+            raise
+        future.add_done_callback(ended)
 
     def stop(self, drain: bool = True) -> None:
         if self._line is not None:
@@ -79,7 +125,7 @@ class ThreadsExecutor(Executor):
         while not drain and not self._work.empty():
             with contextlib.suppress(Empty):
                 if (work := self._work.get_nowait()) is not None:
-                    self._done(work.failed(not_begun(work)))
+                    self._done(work.not_begun("its executor was stopped at once"))
         for _thread in self._threads:
             self._work.put(None)
         for thread in self._threads:

@@ -53,7 +53,7 @@ def pack(work: Work) -> bytes:
     files = [
         module.__file__ for name, module in list(sys.modules.items()) if name.startswith(_FLOW_FILE) and module.__file__
     ]
-    head = (work.node, task.name, work.revert, work.key, work.task._notifier is not None, files)
+    head = (work.node, task.name, work.revert, work.key, work.task._notifier is not None, files, work.cancelled)
     try:
         return pickle.dumps((*head, _dumps((task, work.arguments))))
     except Exception as error:
@@ -70,7 +70,7 @@ def unpack(message: bytes, report: Callable[..., None]) -> Work:
 
     :raises NotPicklable: it cannot be made again here
     """
-    node, name, revert, key, listened, files, content = pickle.loads(message)
+    node, name, revert, key, listened, files, cancelled, content = pickle.loads(message)
     try:
         from pluggableflow.cli.flow_file import FlowFile, module_name
 
@@ -80,8 +80,8 @@ def unpack(message: bytes, report: Callable[..., None]) -> Work:
         task, arguments = pickle.loads(content)
     except Exception as error:
         raise NotPicklable(name, "the task, or an argument of it,", _line(error)) from error
-    assert not listened or task.notifier, "makes one, so that progress begins with 0 as it does at home"
-    return Work(node, task, revert, arguments, key, report)
+    assert not listened or task.notifier is not None, "makes one, so that progress begins with 0 as it does at home"
+    return Work(node, task, revert, arguments, key, report, cancelled)
 
 
 def pack_outcome(name: str, outcome: Outcome) -> bytes:

@@ -15,6 +15,32 @@ from pluggableflow.executor import carry_out
 from pluggableflow.executors.travel import pack_failure, pack_outcome, unpack
 
 _PARENT_SECONDS = 1.0
+#: Begins a message that cancels the work of a number; work begins otherwise.
+CANCEL = b"cancel "
+
+
+class _Current:
+    """The work that the process has now, by its number; what cancels it may come before it is begun, or too late."""
+
+    def __init__(self) -> None:
+        self._number, self._cancelled = 0, 0
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+
+    def begin(self) -> threading.Event:
+        """What is set when the next piece of work is cancelled."""
+        with self._lock:
+            self._number += 1
+            self._event = threading.Event()
+            if self._number == self._cancelled:
+                self._event.set()
+            return self._event
+
+    def cancel(self, number: int) -> None:
+        with self._lock:
+            self._cancelled = number
+            if number == self._number:
+                self._event.set()
 
 
 def serve(connection: Connection[Any, Any], parent: int) -> None:
@@ -22,7 +48,8 @@ def serve(connection: Connection[Any, Any], parent: int) -> None:
     # Ctrl-C reaches all processes of a terminal; it is the engine that decides what becomes of running work.
     signal.signal(signal.SIGINT, lambda _number, _frame: None)
     messages: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, parent, messages), daemon=True).start()
+    current = _Current()
+    threading.Thread(target=_listen, args=(connection, parent, messages, current), daemon=True).start()
     sending = threading.Lock()
 
     def report(_node: int, progress: float, details: Any = None) -> None:
@@ -34,8 +61,10 @@ def serve(connection: Connection[Any, Any], parent: int) -> None:
 
     _send(False, None)  # ready
     while message := messages.get():
+        event = current.begin()
         try:
             work = unpack(message, report)
+            work.cancelled.event = event
         except NotPicklable as fault:
             _send(True, pack_failure(fault))
             continue
@@ -47,7 +76,7 @@ def serve(connection: Connection[Any, Any], parent: int) -> None:
         del work, content
 
 
-def _listen(connection: Connection[Any, Any], parent: int, messages: SimpleQueue[bytes]) -> None:
+def _listen(connection: Connection[Any, Any], parent: int, messages: SimpleQueue[bytes], current: _Current) -> None:
     """Ends the process, whatever it is doing, as soon as nobody is there to take what it does."""
     try:
         while True:
@@ -56,6 +85,9 @@ def _listen(connection: Connection[Any, Any], parent: int, messages: SimpleQueue
                 if os.getppid() != parent:
                     os._exit(1)
             message = connection.recv_bytes()
+            if message.startswith(CANCEL):
+                current.cancel(int(message[len(CANCEL) :]))
+                continue
             messages.put(message)
             if not message:
                 return

@@ -19,7 +19,7 @@ class Machine(Resuming):
     """All transitions of one run of a plan. It does no I/O and knows no clock, lock or log.
 
     Events are method calls: ``begin``, ``succeeded``, ``failed``, ``reverted``, ``revert_failed``, ``withdrawn``,
-    ``cancel``, ``wake`` and the answers to questions. Each appends to
+    ``ended``, ``cancel``, ``wake`` and the answers to questions. Each appends to
 
     * ``changes``: every transition of an atom in its order, as ``(node, new state)``; the caller empties it,
     * the starts, taken one by one with :meth:`next_start`,
@@ -57,11 +57,21 @@ class Machine(Resuming):
 
     def has_work(self) -> bool:
         """Whether anything could still be started, asked or waited for, besides what is running."""
-        if any(self._revertable(node) for node in self._reverts) or self.has_questions:
+        if any(self._revertable(node) for node in self._reverts) or self.has_questions or self.is_held_up:
             return True
         ready = self._ready if self._heap is None else [entry[2] for entry in self._heap]
         return not self.stuck and bool(
             self.timers or any(self.state[node] == states.RUNNING or self._may_begin(node) for node in ready)
+        )
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether anything could be started if nothing were held."""
+        return bool(self.held) and any(
+            self._undone_scope(node) is not None and not self._holding[node] and not self._has_no_effect(node)
+            if self.state[node] not in (states.PENDING, states.RUNNING)
+            else not self.stuck and (self.state[node] == states.RUNNING or self._may_begin(node))
+            for node in self.held
         )
 
     def next_start(self) -> int | None:
@@ -88,6 +98,8 @@ class Machine(Resuming):
                     return None
                 node = heapq.heappop(self._heap)[2]
             state = self.state[node]
+            if self.held and node in self.held:
+                continue
             if state == states.PENDING:
                 # An entry from before the scope was tried again waits for its predecessors anew.
                 if self._waiting[node] > 0 or (self._undoing and self._blocked(node)):
@@ -134,9 +146,14 @@ class Machine(Resuming):
         else:
             self._spread(node)
 
-    def failed(self, node: int) -> None:
-        """A task, or the execute of a retry, has raised."""
+    def failed(self, node: int, held: bool = False) -> None:
+        """A task, or the execute of a retry, has raised.
+
+        :param held: what it does goes on all the same, until :meth:`ended`
+        """
         self.running.discard(node)
+        if held:
+            self.held.add(node)
         self._set(node, states.FAILURE)
         self._resolve(node)
 
@@ -163,6 +180,16 @@ class Machine(Resuming):
             self.attempt[node] -= 1
             self._set(node, states.PENDING)
             self._push(node, first=True)
+            if self._undoing and self._undone_scope(node) is not None and not self._holding[node]:
+                self._cleared(node)
+
+    def ended(self, node: int) -> None:
+        """What a held atom did has ended."""
+        self.held.discard(node)
+        if self.state[node] in (states.PENDING, states.RUNNING):
+            self._push(node, first=True)
+        else:
+            self._maybe_revert(node)
 
     # -- events: from outside -------------------------------------------------------------------------------------
 

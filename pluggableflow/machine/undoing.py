@@ -21,6 +21,7 @@ class Undoing(Forward):
     """Undoes scopes: a scope is the flow of a retry, or everything.
 
     :ivar timers: retry to the time before which its next attempt must not start
+    :ivar held: have failed, but what they do still goes on: they are neither reverted nor run again before it ends
     :ivar cancelled: everything is undone because somebody asked for it
     :ivar stuck: a revert failed, or failures are not to be resolved: nothing new is executed
     """
@@ -29,6 +30,7 @@ class Undoing(Forward):
         super().__init__(plan)
         self.timers: dict[int, int] = {}
         self.stuck = False
+        self.held: set[int] = set()
         self.cancelled = False
         self._never_resolve = never_resolve
         self._failures: deque[Question] = deque()  # answered first: nothing starts before it is known what they lead to
@@ -133,7 +135,7 @@ class Undoing(Forward):
 
     def _revertable(self, node: int) -> bool:
         state = self.state[node]
-        if state in _NO_EFFECT or state == states.REVERT_FAILURE or node in self.running:
+        if state in _NO_EFFECT or state == states.REVERT_FAILURE or node in self.running or node in self.held:
             return False
         return self._undone_scope(node) is not None and not self._holding[node]
 
@@ -141,6 +143,8 @@ class Undoing(Forward):
         """Revert a node whose successors have no effect any more, if it is not busy."""
         scope = self._undone_scope(node)
         if scope is None or self._holding[node] or node in self.running or self._has_no_effect(node):
+            return
+        if node in self.held:
             return
         if node == scope and self._undoing[scope] is Decision.RETRY:
             self._restartable[node] = None
