@@ -34,6 +34,8 @@ _FILES = "prints the private file system in which TaskFlow keeps what is in memo
 LISTED: dict[str, str] = {
     "dump_memory_backend": _FILES,
     "fake_billing": "prints the lines of a listener, whose text is our own, and the 0 % of a task nobody listens to",
+    "parallel_table_multiply": "prints a line for each time that the engine wakes up, which is more often here",
+    "persistence_example": "prints all that is stored of a logbook, and a traceback through the engine",
     "resume_from_backend": "prints the state of a flow that never ran, which is PENDING here and was None",
     "simple_map_reduce": "prints the options of an engine, which are all of them here, with their defaults",
     "switch_graph_flow": _FILES,
@@ -70,9 +72,10 @@ def run(name: str, original: bool, seed: int = 0) -> Ran:
     :param seed: of the order of sets
     """
     environment = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONWARNINGS": "ignore"}
+    path = [Path(__file__).parent / "startup", *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment["PYTHONPATH"] = os.pathsep.join(str(Path(each).absolute()) for each in path)
     if not original:
-        path = [Path(__file__).parent / "aliased", *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        environment["PYTHONPATH"] = os.pathsep.join(str(Path(each).absolute()) for each in path if str(each) != ".")
+        environment["PLUGGABLEFLOW_AS_TASKFLOW"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         environment["TMPDIR"] = folder  # where some keep a store from one run to the next
         try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Executor as Pool
+from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 from pluggableflow.engines.action import ActionEngine as _ActionEngine
 from pluggableflow.engines.parallel import ParallelActionEngine as _ParallelActionEngine
 from pluggableflow.engines.serial import SerialActionEngine as _SerialActionEngine
-from pluggableflow.exceptions import MissingDependencies
+from pluggableflow.exceptions import MissingDependencies, OptionError
 from pluggableflow.executor import Executor
 from pluggableflow.executors.threads import ThreadsExecutor
 from pluggableflow.failure import Failure
@@ -117,6 +118,8 @@ class ParallelActionEngine(ActionEngine, _ParallelActionEngine):
 
     def _find_executor(self) -> Executor:
         given = self.options["executor"]
+        if isinstance(given, ProcessPoolExecutor) or type(given).__name__ == "GreenThreadPoolExecutor":
+            raise OptionError(f'an executor must be a pool of threads, or "processes", not a {type(given).__name__}')
         if isinstance(given, Pool):
             return ThreadsExecutor(self.options["max_workers"], pool=given)  # type: ignore[arg-type]
         return super()._find_executor()

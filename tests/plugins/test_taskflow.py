@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the layer for users of TaskFlow adds to what TaskFlow's own tests say of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from typing import Any
+
+import pytest
+from pluggableflow_taskflow import engines, exceptions, states, task
+from pluggableflow_taskflow.patterns import linear_flow
+from pluggableflow_taskflow.persistence import backends
+from pluggableflow_taskflow.utils import persistence_utils
+
+from pluggableflow.exceptions import OptionError
+
+
+class Answer(task.Task):
+    default_provides = "answer"
+
+    def execute(self) -> int:
+        return 42
+
+
+class GreenThreadPoolExecutor(Executor):
+    """Called as that of futurist is, which runs its tasks in the thread that waits for them."""
+
+    def submit(self, *_args: Any, **_kwargs: Any) -> Future[Any]:  # type: ignore[override]
+        raise AssertionError("nothing is submitted")
+
+
+@pytest.mark.parametrize("kind", [GreenThreadPoolExecutor, ProcessPoolExecutor])
+def test_a_pool_that_cannot_run_tasks_is_refused_when_the_engine_is_loaded(kind: Any) -> None:
+    with kind() as pool, pytest.raises(OptionError, match=f"must be a pool of threads.*not a {kind.__name__}"):
+        engines.load(linear_flow.Flow("flow").add(Answer()), engine="parallel", executor=pool)
+
+
+def test_every_error_of_the_core_is_one_of_taskflow() -> None:
+    with pytest.raises(exceptions.TaskFlowException):
+        engines.run(linear_flow.Flow("flow").add(Answer(requires=["question"])))
+
+
+def test_the_detail_that_was_given_tells_what_came_of_it() -> None:
+    with backends.backend({"connection": "memory"}) as backend:
+        book, detail = persistence_utils.temporary_flow_detail(backend)
+        engines.run(linear_flow.Flow("flow").add(Answer("answer")), flow_detail=detail, backend=backend)
+        stored = backend.get_connection().get_flow_details(detail.uuid)
+    assert (detail.state, len(detail)) == (states.SUCCESS, 1)
+    assert [each.results for each in detail] == [each.results for each in stored] == [42]
+    assert detail.parent_uuid == book.uuid
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_program_that_imports_taskflow_gets_this_after_two_lines() -> None:
+    ended = run(
+        "import pluggableflow_taskflow\n"
+        "pluggableflow_taskflow.install_as_taskflow()\n"
+        "pluggableflow_taskflow.install_as_taskflow()\n"
+        "import taskflow.engines\n"
+        "from taskflow.patterns import linear_flow\n"
+        "import pluggableflow_taskflow.patterns.linear_flow as ours\n"
+        "print(linear_flow is ours, taskflow is pluggableflow_taskflow)\n"
+        "import taskflow.jobs\n"
+    )
+    assert ended.stdout == "True True\n"
+    assert "No module named 'taskflow.jobs'" in ended.stderr
+
+
+def test_it_does_not_take_the_place_of_a_taskflow_that_is_imported() -> None:
+    ended = run(
+        "import sys, types\n"
+        "sys.modules['taskflow'] = types.ModuleType('taskflow')\n"
+        "import pluggableflow_taskflow\n"
+        "pluggableflow_taskflow.install_as_taskflow()\n"
+    )
+    assert "TaskFlow itself has been imported already (taskflow); call install_as_taskflow() before" in ended.stderr
