@@ -156,6 +156,8 @@ class ActionEngine(StoppingEngine):
             self._news.tell(starts)
             self._hand_out(machine, executor, starts)
             self._starts = []
+            if sleeping and self.options["leave_timers"]:
+                return
             if sleeping:
                 self._sleep(min(machine.timers.values()))
             elif not batch:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pluggableflow import states
 from pluggableflow.compiler import compile as compile_flow
-from pluggableflow.connection import Connection
+from pluggableflow.connection import Claim, Connection
 from pluggableflow.engine import Engine
 from pluggableflow.engines.initial import compare
 from pluggableflow.engines.news import News
@@ -36,6 +36,8 @@ class PreparedEngine(Engine):
     * ``force`` (False): take the flow from a live owner
     * ``on_mismatch`` ("refuse"): "accept" runs a flow that differs from its detail in what has begun; a callable
       gets the :class:`FlowMismatch` and returns whether to accept
+    * ``claim`` (None): a claim of the flow that the caller has made; the first run takes it over
+    * ``leave_timers`` (False): a flow in which all waits for a delay is left to whoever claims it when that is over
     """
 
     contract_version = 1
@@ -47,6 +49,8 @@ class PreparedEngine(Engine):
         "grace_seconds": (10, (int, float)),
         "force": (False, (bool,)),
         "on_mismatch": ("refuse", (str, object)),
+        "claim": (None, (Claim, type(None))),
+        "leave_timers": (False, (bool,)),
     }
 
     def __init__(
@@ -82,7 +86,9 @@ class PreparedEngine(Engine):
 
     def _take_lease(self, connection: Connection, at_revision: int | None = None) -> None:
         options = self.options
-        claimed = claim(connection, self.storage.flow_uuid, options["lease_seconds"], options["force"])
+        claimed, options["claim"] = options["claim"], None
+        if claimed is None:
+            claimed = claim(connection, self.storage.flow_uuid, options["lease_seconds"], options["force"])
         self._clock = (claimed.now, time.monotonic_ns())
         self._revision = claimed.revision
         self._keeper = LeaseKeeper(connection, claimed, options["lease_seconds"], self._wake)

@@ -46,6 +46,7 @@ class StoppingEngine(PreparedEngine):
     def _new_run(self) -> None:
         """Forget what has stopped the run before."""
         self._suspending = False
+        self._leaving = False
         self._halt: Request | None = None  # to end the flow as it is
         self._why: str | None = None  # the flow is cancelled
         self._executor_at_work: Executor | None = None
@@ -57,6 +58,11 @@ class StoppingEngine(PreparedEngine):
     def suspend(self) -> None:
         self._suspending = True
         self._outcomes.put(None)
+
+    def leave(self) -> None:
+        """Stop as :meth:`suspend` does, but leave the flow to whoever claims it next. From any thread."""
+        self._leaving = True
+        self.suspend()
 
     def cancel(self, revert: bool = False) -> None:
         super().cancel(revert)
@@ -204,6 +210,10 @@ class StoppingEngine(PreparedEngine):
             self.storage.acknowledge(self._halt.sequence)
             self.storage.keep_cancelled(self._why)
             return states.CANCELLED
+        if self._leaving and machine.has_work():
+            if machine.timers:
+                self.storage.set_wake_at(min(machine.timers.values()))
+            return self.storage.get_flow_state()
         return states.SUSPENDED if self._suspending and machine.has_work() else machine.final_state
 
     def _cancelled(self) -> Cancelled | None:
