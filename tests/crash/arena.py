@@ -21,11 +21,13 @@ FROZEN, FROZEN_SECONDS = 0.15, (0.05, 3.0)
 class Arena:
     """Keeps two to ``most`` processes fighting until a flow cannot be found that has not finished.
 
+    :param main: what each of them calls, as ``module:function``
     :ivar kills: how many processes died of it
     :ivar freezes: how many stood still for a time, some of them for longer than their lease
     """
 
-    def __init__(self, zygote: Zygote, url: str, log: str, seed: int, most: int) -> None:
+    def __init__(self, zygote: Zygote, main: str, url: str, log: str, seed: int, most: int) -> None:
+        self._main = main
         self._zygote, self._url, self._log, self._most = zygote, url, log, most
         self._chance = random.Random(seed)
         self._lives: dict[int, int] = {}
@@ -49,7 +51,7 @@ class Arena:
         if not (self._lives or self._starting):
             self._resting = 0
         while not self._done and len(self._lives) + self._starting < self._wanted - self._resting:
-            self._zygote.start("fighter:main", self._url, self._log, self._chance.getrandbits(32))
+            self._zygote.start(self._main, self._url, self._log, self._chance.getrandbits(32))
             self._starting += 1
             self.processes += 1
         return bool(self._lives or self._starting)

@@ -74,10 +74,9 @@ class Fighter:
 
     def _atoms(self, changes: Changes) -> list[tuple[Any, Any, Any]]:
         """Uuid, attempt and state of each atom whose state is written."""
-        assert self.engine is not None
         atoms: list[tuple[Any, Any, Any]] = [(atom["uuid"], atom["attempt"], atom["state"]) for atom in changes.added]
         for uuid, columns in changes.changed.items():
-            detail = self.engine.storage.flow_detail.find(uuid)
+            detail = None if self.engine is None else self.engine.storage.flow_detail.find(uuid)
             assert detail is not None
             if "state" in columns:
                 atoms.append((uuid, detail.attempt, columns["state"]))
