@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import sys
 import time
 from contextlib import closing
 from datetime import timedelta
@@ -71,10 +73,19 @@ def run(file: str, pairs: tuple[str, ...], url: str, engine: str, as_json: bool)
 @command.command(short_help="Go on with a suspended flow, or one whose process died.")
 @click.argument("uuid")
 @click.option("--file", metavar="PATH", help="Take the flow from this file, though it is not the stored one.")
+@click.option(
+    "--allow",
+    "prefixes",
+    metavar="MODULE",
+    multiple=True,
+    help="For a flow that a factory makes, as workers run them: a package or module that it may come from.",
+)
 @click.option("--force", is_flag=True, help="Take the flow from the process that holds it, though that may be alive.")
 @_engine_option
 @common
-def resume(uuid: str, file: str | None, force: bool, url: str, engine: str, as_json: bool) -> int:
+def resume(
+    uuid: str, file: str | None, prefixes: tuple[str, ...], force: bool, url: str, engine: str, as_json: bool
+) -> int:
     """Go on with the flow UUID (a unique beginning will do) that was suspended, or whose process has died.
 
     Tasks that are done are not run again. The flow's file must be as it was when the flow was stored; `--file` accepts
@@ -84,13 +95,19 @@ def resume(uuid: str, file: str | None, force: bool, url: str, engine: str, as_j
         stored = find(connection, uuid)
         if stored.state not in states.UNFINISHED:
             return _already_finished(stored, as_json)
-        flow_file, parameters = _file_of(stored, file)
-        flow = flow_file.create_flow(parameters)
+        flow_file: FlowFile | None = None
+        parameters: dict[str, Any] = {}
+        if file is None and "name" in (stored.factory or {}):
+            sys.path.insert(0, os.getcwd())
+            flow = api.flow_from_detail(stored, prefixes)
+        else:
+            flow_file, parameters = _file_of(stored, file)
+            flow = flow_file.create_flow(parameters)
         loaded = api.load(connection, flow, connection.get_flow_details(stored.uuid), engine=engine, force=force)
         loaded.prepare()
         _announce(stored, url, as_json)
         code = running.carry_out(loaded, flow_file, _resume_command(stored.uuid, url), as_json)
-        if file is not None:
+        if file is not None and flow_file is not None:
             # Only now: while a lease is held, be it that of a process which has died, this write is refused.
             stored = connection.get_flow_details(stored.uuid, lazy=True)
             stored.factory = {"file": flow_file.path, "sha256": flow_file.sha256, "params": parameters}

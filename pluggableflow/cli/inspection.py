@@ -16,6 +16,7 @@ from rich.tree import Tree
 from pluggableflow import owner, states
 from pluggableflow.cli.flow_file import FlowFile, sha256_of
 from pluggableflow.cli.progress import failure_line
+from pluggableflow.conductor import META_ASIDE
 from pluggableflow.connection import Connection
 from pluggableflow.exceptions import DecodingError, FlowFileError
 from pluggableflow.middleware import AtomDetail, FlowDetail
@@ -60,8 +61,14 @@ def flow_summary(detail: FlowDetail) -> dict[str, Any]:
         "owner": detail.owner,
         "lease": lease_line(detail),
         "factory": detail.factory,
+        "set_aside": _set_aside(detail),
         "damage": detail.damage,
     }
+
+
+def _set_aside(detail: FlowDetail) -> str | None:
+    """Why a worker has suspended a flow, if it has."""
+    return detail.meta.get(META_ASIDE) if detail.state == states.SUSPENDED else None
 
 
 def flow_document(detail: FlowDetail, unread: str | None) -> dict[str, Any]:
@@ -146,6 +153,8 @@ def print_tree(detail: FlowDetail, unread: str | None) -> None:
     console.print(Text(f"owner {detail.owner or 'nobody'}; lease: {lease_line(detail)}"))
     if detail.factory and "file" in detail.factory:
         console.print(Text(f"file {detail.factory['file']} {detail.factory['params']}"))
+    if (reason := _set_aside(detail)) is not None:
+        console.print(Text(f"set aside: {reason}"))
     if unread:
         console.print(Text(unread))
         return

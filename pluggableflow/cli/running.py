@@ -48,9 +48,10 @@ class Interruption:
         os.write(2, b"\nsuspending: what runs may end (Ctrl-C again stops at once)\n")
 
 
-def carry_out(engine: Engine, file: FlowFile, resume: str, as_json: bool) -> int:
+def carry_out(engine: Engine, file: FlowFile | None, resume: str, as_json: bool) -> int:
     """Run a loaded, stored flow to its end or suspension, and say how it went.
 
+    :param file: says how results are reported
     :param resume: the command that goes on with it
     :returns: the exit code
     """
@@ -78,7 +79,7 @@ def carry_out(engine: Engine, file: FlowFile, resume: str, as_json: bool) -> int
         print(json.dumps(summary, default=repr))
     else:
         tell(summary, resume)
-        if state == states.SUCCESS:
+        if state == states.SUCCESS and file is not None:
             _report(file, storage.fetch_all())
     if state == states.SUSPENDED:
         return SUCCEEDED if interruption.signal == signal.SIGTERM else INTERRUPTED

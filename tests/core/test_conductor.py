@@ -255,6 +255,11 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
+def command(folder: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pluggableflow", name, "--connection", "sqlite:///flows.db", *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
 def test_a_flow_that_kills_its_workers_is_set_aside(folder: Path) -> None:
     connection = api.connect(f"sqlite:///{folder}/flows.db")
     uuid = keep(connection, "made:killer")
@@ -267,6 +272,13 @@ def test_a_flow_that_kills_its_workers_is_set_aside(folder: Path) -> None:
             codes.append(worker.returncode)
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
     assert "begun 2 times in a row" in connection.get_flow_details(uuid).meta[META_ASIDE]
+    shown = command(folder, "show", uuid)
+    assert "set aside: it was begun 2 times in a row" in shown.stdout
+    (folder / "made.py").write_text(MODULE.replace("os.kill(os.getpid(), signal.SIGKILL)", "pass"))
+    refused = command(folder, "resume", uuid)
+    assert refused.returncode == 2 and "allow" in refused.stderr
+    resumed = command(folder, "resume", uuid, "--allow", "made")
+    assert resumed.returncode == 0 and state_of(connection, uuid) == states.SUCCESS, resumed.stderr
     connection.close()
 
 
