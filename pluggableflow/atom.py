@@ -21,6 +21,7 @@ Names = str | Iterable[str] | None
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 _LONGEST_NAME = 255
+_LONGEST_LIMIT_SECONDS = 1e9
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -41,10 +42,12 @@ class Atom:
     :ivar revert_accepts: which of the reserved parameters revert takes
     :ivar version: major and minor; a stored atom of another major version is not resumed
     :ivar save_as: provided name to the part of the result it stands for, ``None`` for all of it
+    :ivar time_limit_seconds: how long it may take, or the flow that it controls, from when it first begins
     :ivar priority: among atoms that could start, the highest starts first
     """
 
     priority: int = 0
+    time_limit_seconds: float | None = None
     default_provides: ClassVar[Any] = None
     #: Parameters of the methods that the engine fills in itself.
     reserved_execute: ClassVar[frozenset[str]] = _NOTHING
@@ -65,6 +68,8 @@ class Atom:
         revert_requires: Names = None,
     ) -> None:
         self.name = check_name(name)
+        if self.time_limit_seconds is not None:
+            check_limit(f"{type(self).__qualname__} {name!r}", self.time_limit_seconds)
         self.inject: Mapping[str, Any] = inject or {}
         try:
             if not isinstance(self.inject, Mapping):
@@ -316,6 +321,17 @@ def check_name(name: Any) -> str:
     if not 0 < len(name) <= _LONGEST_NAME or "\0" in name or not name.isascii() and _has_surrogate(name):
         raise DefinitionError(f"a name must have 1 to {_LONGEST_NAME} characters, no NUL or surrogates, not {name!r}")
     return name
+
+
+def check_limit(what: str, seconds: Any) -> float:
+    """The time limit, if it is one.
+
+    :raises DefinitionError: it is not
+    """
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not 0 < seconds <= _LONGEST_LIMIT_SECONDS:
+        raise DefinitionError(f"{what}: time_limit_seconds must be a number of more than 0, not {seconds!r}")
+    return float(seconds)
 
 
 def _has_surrogate(name: str) -> bool:

@@ -15,20 +15,28 @@ class Cancellation:
     To another process of this machine only the deadline goes along.
 
     :param deadline: by the monotonic clock, in seconds; ``None`` for none
+    :param limit: says which time limit has passed at the deadline, for the failure of a task that ends after it;
+        ``None``: the deadline is no reason to fail
     """
 
-    __slots__ = ("event", "deadline")
+    __slots__ = ("event", "deadline", "limit")
 
-    def __init__(self, event: threading.Event | None = None, deadline: float | None = None) -> None:
+    def __init__(
+        self, event: threading.Event | None = None, deadline: float | None = None, limit: str | None = None
+    ) -> None:
         self.event = event or threading.Event()
-        self.deadline = deadline
+        self.deadline, self.limit = deadline, limit
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Cancellation, (None, self.deadline)
+        return Cancellation, (None, self.deadline, self.limit)
 
     def is_set(self) -> bool:
         """Whether the task should end."""
-        return self.event.is_set() or (self.deadline is not None and time.monotonic() >= self.deadline)
+        return self.event.is_set() or self.is_overdue()
+
+    def is_overdue(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the task should end, at most ``timeout`` seconds; returns whether it should."""

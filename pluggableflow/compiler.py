@@ -183,6 +183,13 @@ class _Compiler:
             frame.graph = _Graph(flow, items, self.faults)
             items = frame.graph.order
         frame.items = iter(items)
+        if flow.time_limit_seconds is not None and flow is not self.top:
+            self.faults.append(
+                DefinitionError(
+                    f"flow {flow.name!r} stands in another and has a time limit, which only the flow that an engine is"
+                    " given can have; give it a retry with time_limit_seconds"
+                )
+            )
 
     def _placed(self, item: Item, flow: Flow) -> bool:
         """Give an item its place. It is a fault if it has one already; to walk it again could have no end."""

@@ -270,6 +270,17 @@ class Cancelled(ExecutionFailure):
         super().__init__(f"{what} was cancelled: {why}")
 
 
+class TimedOut(PluggableFlowError, TimeoutError):
+    """A task, or the flow of a retry around it, has passed its time limit.
+
+    :ivar atom_name: the task
+    """
+
+    def __init__(self, atom_name: str, why: str) -> None:
+        self.atom_name, self.why = atom_name, why
+        super().__init__(f"atom {atom_name!r} ran out of time: {why}")
+
+
 class WorkerDied(ExecutionFailure):
     """The process or machine that ran an atom died, each time that it was tried, or none could be started.
 

@@ -12,7 +12,7 @@ from types import CoroutineType
 from typing import Any, ClassVar
 
 from pluggableflow.cancellation import NEVER, Cancellation
-from pluggableflow.exceptions import NotRun
+from pluggableflow.exceptions import NotRun, TimedOut
 from pluggableflow.failure import Failure
 from pluggableflow.task import Task
 
@@ -99,12 +99,17 @@ def begin(work: Work) -> tuple[Callable[[], Any], Callable[..., Any], Callable[[
 
 
 def conclude(work: Work, after: Callable[[], Any], value: Any, failure: Failure | None) -> Outcome:
-    """Call the hook after the method, and make the outcome of both."""
+    """Call the hook after the method, and make the outcome of both; beyond its time limit it is a failure."""
     try:
         after()
     except Exception as error:
         if failure is None:
             value, failure = None, Failure.from_exception(error)
+    limit = work.cancelled.limit
+    if limit is not None and work.cancelled.is_overdue():
+        late = TimedOut(work.task.name, limit)
+        late.__cause__ = failure.exception if failure is not None else None
+        value, failure = None, Failure.from_exception(late)
     if work.task._has_reported and failure is None:
         work.task.update_progress(1.0)
     return Outcome(work.node, work.revert, value, failure)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
-from pluggableflow.atom import Atom, check_name
+from pluggableflow.atom import Atom, check_limit, check_name
 from pluggableflow.exceptions import DefinitionError, WrongType
 from pluggableflow.retry import Retry
 
@@ -63,6 +63,8 @@ class Flow(ABC):
     """A named pattern of tasks and flows, perhaps controlled by a retry.
 
     :ivar retry: the retry, or ``None``
+    :ivar time_limit_seconds: how long a run of it may take, suspensions included; then it is reverted and cancelled.
+        Only for the flow that an engine is given: one inside takes a retry with a limit
     """
 
     #: Whether an item may need what an earlier one provides.
@@ -72,8 +74,11 @@ class Flow(ABC):
     _era: ClassVar[object] = object()
     _kept: tuple[object, Summary] | None = None  # era and summary
 
-    def __init__(self, name: str, retry: Retry | None = None) -> None:
+    def __init__(self, name: str, retry: Retry | None = None, time_limit_seconds: float | None = None) -> None:
         self.name = check_name(name)
+        self.time_limit_seconds: float | None = None
+        if time_limit_seconds is not None:
+            self.time_limit_seconds = check_limit(f"flow {name!r}", time_limit_seconds)
         if retry is not None and not isinstance(retry, Retry):
             raise WrongType(f"flow {name!r}: {retry!r} is not a retry")
         if retry is not None:
@@ -153,8 +158,8 @@ _Listed = TypeVar("_Listed", bound="ListedFlow")
 class ListedFlow(Flow):
     """A flow whose items stay in the order in which they were added."""
 
-    def __init__(self, name: str, retry: Retry | None = None) -> None:
-        super().__init__(name, retry)
+    def __init__(self, name: str, retry: Retry | None = None, time_limit_seconds: float | None = None) -> None:
+        super().__init__(name, retry, time_limit_seconds)
         self._items: list[Item] = []
 
     def add(self: _Listed, *items: Item) -> _Listed:

@@ -83,7 +83,11 @@ class Retry(Atom):
     :param factor: each further wait is so many times the one before
     :param jitter: part of the wait, from 0 to 1, by which it is shortened at random
     :param maximum_seconds: longest wait
+    :param time_limit_seconds: how long its flow may take, with all attempts: after that, tasks in it fail with
+        :class:`~pluggableflow.exceptions.TimedOut`, and no further attempt begins
     """
+
+    _at_end = Decision.REVERT
 
     reserved_execute = frozenset({"history"})
     reserved_revert = frozenset({"history", "flow_failures"})
@@ -100,7 +104,10 @@ class Retry(Atom):
         factor: float = 1,
         jitter: float = 0,
         maximum_seconds: float | None = None,
+        time_limit_seconds: float | None = None,
     ) -> None:
+        if time_limit_seconds is not None:
+            self.time_limit_seconds = time_limit_seconds
         self._named = name is not None
         name = type(self).__qualname__ if name is None else name
         super().__init__(name, provides, requires, auto_extract, rebind)
@@ -144,6 +151,10 @@ class Retry(Atom):
     @idle
     def revert(self, history: History, *args: Any, **kwargs: Any) -> Any:
         """Undo what execute did; called after the flow was undone for good."""
+
+    def at_time_limit(self) -> Decision:
+        """What ``RETRY`` turns into when time has run out: as when there are no more attempts."""
+        return self._at_end
 
     def on_failure(self, history: History, *args: Any, **kwargs: Any) -> Decision:
         """Decide about a failure.

@@ -47,6 +47,9 @@ class Task(Atom):
     that is possible (in a worker process, or as a coroutine); in a thread it is given up: it counts as failed, and
     is neither reverted nor run again before its thread has ended.
 
+    A call of ``execute`` that goes on beyond ``time_limit_seconds`` fails with
+    :class:`~pluggableflow.exceptions.TimedOut`, whatever it returns; ``cancelled`` is set then.
+
     :ivar idempotency_key: ``flow uuid/atom uuid/attempt/execute|revert`` of the call that is running
     :ivar cancelled: whether this call should end, as an event: ``is_set()``, ``wait(timeout)``
     :cvar interruptible: it can be reverted or run again while a call of it that was given up still runs
@@ -72,7 +75,10 @@ class Task(Atom):
         ignore_list: Iterable[str] | None = None,
         revert_rebind: Rebind = None,
         revert_requires: Names = None,
+        time_limit_seconds: float | None = None,
     ) -> None:
+        if time_limit_seconds is not None:
+            self.time_limit_seconds = time_limit_seconds
         super().__init__(
             self.default_name(type(self)) if name is None else name,
             provides, requires, auto_extract, rebind, inject, ignore_list, revert_rebind, revert_requires,
@@ -153,7 +159,10 @@ class FunctorTask(Task):
         revert: Callable[..., Any] | None = None,
         version: tuple[int, ...] | None = None,
         inject: Mapping[str, Any] | None = None,
+        time_limit_seconds: float | None = None,
     ) -> None:
+        if time_limit_seconds is not None:
+            self.time_limit_seconds = time_limit_seconds
         for function in (execute, revert):
             if function is not None and not callable(function):
                 raise WrongType(f"a task is made of functions, not of {function!r}")

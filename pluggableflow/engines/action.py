@@ -93,7 +93,7 @@ class ActionEngine(StoppingEngine):
         plan, storage, options = self.plan, self.storage, self.options
         assert plan is not None
         machine = Machine(plan, defer_reverts=options["defer_reverts"], never_resolve=options["never_resolve"])
-        self._machine, self._decisions = machine, Decisions(plan, storage, self._now)
+        self._machine, self._decisions = machine, Decisions(plan, storage, self._now, self._begin_limits())
         self._starts, self._leftover = [], []
         flow_state = storage.get_flow_state()
         if flow_state in _RESUMABLE:
@@ -132,6 +132,12 @@ class ActionEngine(StoppingEngine):
                     break
                 node = machine.next_start()
                 if node is not None:
+                    if self._limits is not None:
+                        if self._limits.is_limited(node) and len(machine.running) > executor.max_workers:
+                            machine.put_back(node)  # its time must not pass while it waits for a worker
+                            break
+                        if self._is_late(machine, self._limits, node, now):
+                            continue
                     starts.append(node)
                 elif not machine.has_questions:
                     break
@@ -149,8 +155,9 @@ class ActionEngine(StoppingEngine):
                     self._commit()
                 yield storage.get_flow_state()
                 return
-            if sleeping:
-                storage.set_wake_at(min(machine.timers.values()))
+            wake_at = self._wake_at(machine) if sleeping else None
+            if wake_at is not None:
+                storage.set_wake_at(wake_at)
             if self._commit():
                 yield storage.get_flow_state()
             self._news.tell(starts)
@@ -158,8 +165,8 @@ class ActionEngine(StoppingEngine):
             self._starts = []
             if sleeping and self.options["leave_timers"]:
                 return
-            if sleeping:
-                self._sleep(min(machine.timers.values()))
+            if wake_at is not None:
+                self._sleep(wake_at)
             elif not batch:
                 batch = self._wait(machine)
 
@@ -171,9 +178,11 @@ class ActionEngine(StoppingEngine):
             if limit and storage.pending_bytes > limit:
                 return batch[at:]
             node, failure = outcome.node, outcome.failure
-            if not outcome.begun and self._cancellations[outcome.revert].is_set():
+            if not outcome.begun and self._is_told(outcome):
                 machine.withdrawn(node)
                 continue
+            if self._limits is not None:
+                self._limits.late.pop(node, None)
             if self._ending and failure is not None:
                 failure = self._why_ended(node, failure)
             try:
@@ -245,6 +254,8 @@ class ActionEngine(StoppingEngine):
             if node in self._in_use:
                 task = task.copy()
             cancelled = self._cancellations[revert]
+            if self._limits is not None and not revert:
+                cancelled = self._limited(self._limits, node)
             executor.submit(Work(node, task, revert, arguments, key, self._report, cancelled))
 
     def _wait(self, machine: Machine) -> list[Outcome]:

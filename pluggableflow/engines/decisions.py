@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pluggableflow import states
+from pluggableflow.engines.limits import Limits
 from pluggableflow.exceptions import InvalidState
 from pluggableflow.failure import Failure
 from pluggableflow.flow import Depth
@@ -24,8 +25,8 @@ class Decisions:
     :ivar gate_failures: what deciders raised whose target is a flow without atoms, by node
     """
 
-    def __init__(self, plan: Plan, storage: Storage, now: Callable[[], int]) -> None:
-        self._plan, self._storage, self._now = plan, storage, now
+    def __init__(self, plan: Plan, storage: Storage, now: Callable[[], int], limits: Limits) -> None:
+        self._plan, self._storage, self._now, self._limits = plan, storage, now, limits
         self.gate_failures: dict[int, Failure] = {}
 
     def answer(self, machine: Machine, question: Question) -> None:
@@ -65,6 +66,7 @@ class Decisions:
 
     def _execute_retry(self, machine: Machine, node: int) -> None:
         retry, storage = self._retry(node), self._storage
+        self._limits.begin(node, self._now())
         try:
             arguments = self.arguments(node, revert=False)
             retry.pre_execute()
@@ -113,6 +115,9 @@ class Decisions:
                 delay_seconds = retry.delay_seconds(history)
                 if delay_seconds > 0:
                     not_before = self._now() + int(delay_seconds * 1_000_000)
+                limit = self._limits.of(node)
+                if limit is not None and limit[0] <= (not_before or self._now()):
+                    decision = retry.at_time_limit()
         except Exception as error:
             storage.keep_failure(node, Failure.from_exception(error))
             decision = Decision.REVERT

@@ -162,6 +162,7 @@ class PreparedEngine(Engine):
                 self._news.atom(node, states.PENDING, old)
         self.storage.set_wake_at(None)
         self.storage.keep_cancelled(None)
+        self.storage.set_deadline_at(None)
         if (old := self.storage.get_flow_state()) != states.PENDING:
             self.storage.set_flow_state(states.PENDING)
             self._news.flow(states.PENDING, old)

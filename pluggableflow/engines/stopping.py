@@ -10,10 +10,11 @@ from typing import Any
 
 from pluggableflow import states
 from pluggableflow.cancellation import Cancellation
-from pluggableflow.connection import CANCEL, SUSPEND, Connection, Request
+from pluggableflow.connection import CANCEL, CANCEL_AND_REVERT, SUSPEND, Connection, Request
+from pluggableflow.engines.limits import Limits
 from pluggableflow.engines.prepared import PreparedEngine
-from pluggableflow.exceptions import Cancelled, LeaseLost
-from pluggableflow.executor import Executor
+from pluggableflow.exceptions import Cancelled, LeaseLost, TimedOut
+from pluggableflow.executor import Executor, Outcome
 from pluggableflow.failure import Failure
 from pluggableflow.flow import Flow
 from pluggableflow.machine import Machine
@@ -52,8 +53,10 @@ class StoppingEngine(PreparedEngine):
         self._executor_at_work: Executor | None = None
         self._cancellations = [Cancellation(), Cancellation()]  # of what executes, of what reverts
         self._grace_ends: float | None = None  # by the monotonic clock, for what was told to end
+        self._limits: Limits | None = None  # only if there are any
+        self._deadline: int | None = None  # of the flow
         self._in_use: set[int] = set()  # tasks whose object a given up thread uses, though they may run again
-        self._ending: dict[int, Cancelled] = {}  # work that was ended, whose outcome is still to come
+        self._ending: dict[int, Exception] = {}  # work that was ended, whose outcome is still to come
 
     def suspend(self) -> None:
         self._suspending = True
@@ -115,6 +118,10 @@ class StoppingEngine(PreparedEngine):
         request = self._request()
         if request is not None and request != self._halt:
             self._heed(machine, request)
+        if self._deadline is not None and self._now() >= self._deadline:
+            self._time_out(machine)
+        if self._limits is not None and self._limits.late:
+            self._end_late(machine, self._limits.late)
         if self._why is not None:
             self._give_up_interrupted(machine, self._why)
             self._end_overdue(machine)
@@ -141,6 +148,73 @@ class StoppingEngine(PreparedEngine):
             storage.keep_cancelled(why)
             machine.cancel()
 
+    # -- time limits ----------------------------------------------------------------------------------------------
+
+    def _begin_limits(self) -> Limits:
+        """Find out what is limited, and store the flow's own deadline if it begins now."""
+        plan, storage, seconds = self.plan, self.storage, self.flow.time_limit_seconds
+        assert plan is not None
+        limits = Limits(plan, storage)
+        self._limits = limits or None
+        if seconds is not None and storage.flow_detail.deadline_at is None:
+            storage.set_deadline_at(self._now() + int(seconds * 1_000_000))
+        self._deadline = storage.flow_detail.deadline_at
+        if self._deadline is not None:
+            self._cancellations[0] = Cancellation(None, self._on_my_clock(self._deadline))
+        return limits
+
+    def _on_my_clock(self, time_at: int) -> float:
+        """A time of the store's clock by the monotonic one, in seconds."""
+        return time.monotonic() + (time_at - self._now()) / 1e6
+
+    def _time_out(self, machine: Machine) -> None:
+        """The flow's time is over; what is being reverted, or has come to its end, goes on."""
+        self._deadline = None
+        if machine.reverting_all or machine.stuck or machine.final_state == states.SUCCESS:
+            return
+        self._why = "its time limit has passed"
+        self._tell_running(CANCEL_AND_REVERT)
+        self._grace_ends = time.monotonic() + self.options["grace_seconds"]
+        self.storage.keep_cancelled(self._why)
+        machine.cancel()
+
+    def _is_late(self, machine: Machine, limits: Limits, node: int, now: int) -> bool:
+        """Whether the start that was just taken comes too late; then it fails. Otherwise its time begins now."""
+        if machine.state[node] != states.RUNNING:
+            return False
+        limits.begin(node, now)
+        limit = limits.of(node)
+        if limit is None or now < limit[0]:
+            return False
+        error = TimedOut(self.storage.node_detail(node).name, limit[1])
+        self.storage.keep_failure(node, Failure.from_exception(error))
+        machine.late(node)
+        return True
+
+    def _limited(self, limits: Limits, node: int) -> Cancellation:
+        """What tells an execution to end that is handed out."""
+        shared, limit = self._cancellations[0], limits.of(node)
+        if limit is None:
+            return shared
+        limits.late[node] = limit
+        ends = self._on_my_clock(limit[0])
+        if shared.deadline is not None and shared.deadline < ends:
+            return shared
+        return Cancellation(shared.event, ends, limit[1])
+
+    def _end_late(self, machine: Machine, late: dict[int, tuple[int, str]]) -> None:
+        """End what has gone on beyond its limit for too long."""
+        latest = self._now() - int(self.options["grace_seconds"] * 1_000_000)
+        for node in [node for node, limit in late.items() if limit[0] <= latest]:
+            self._end(machine, node, TimedOut(self.storage.node_detail(node).name, late.pop(node)[1]))
+
+    def _is_told(self, outcome: Outcome) -> bool:
+        """Whether work that was not begun is so because it was told to end."""
+        late = self._limits is not None and self._limits.late.pop(outcome.node, None) is not None
+        return late or self._cancellations[outcome.revert].is_set()
+
+    # -- ending what does not listen ------------------------------------------------------------------------------
+
     def _atom_cancelled(self, node: int, why: str) -> Cancelled:
         return Cancelled(f"atom {self.storage.node_detail(node).name!r}", why)
 
@@ -160,7 +234,7 @@ class StoppingEngine(PreparedEngine):
             if self._cancellations[machine.state[node] == states.REVERTING].is_set():
                 self._end(machine, node, self._atom_cancelled(node, self._why))
 
-    def _end(self, machine: Machine, node: int, error: Cancelled) -> None:
+    def _end(self, machine: Machine, node: int, error: Exception) -> None:
         assert self._executor_at_work is not None and self.plan is not None
         task, uuid = self.plan.atoms[node], self.storage.node_detail(node).uuid
         assert isinstance(task, Task)
@@ -192,7 +266,17 @@ class StoppingEngine(PreparedEngine):
             ends.append((min(machine.timers.values()) - self._now()) / 1e6)
         if self._grace_ends is not None:
             ends.append(self._grace_ends - time.monotonic())
+        if self._deadline is not None:
+            ends.append((self._deadline - self._now()) / 1e6)
+        if self._limits is not None and self._limits.late:
+            earliest = min(deadline for deadline, _text in self._limits.late.values())
+            ends.append((earliest - self._now()) / 1e6 + self.options["grace_seconds"])
         return max(0.0, min(ends)) if ends else None
+
+    def _wake_at(self, machine: Machine) -> int:
+        """When there is something to do again for a flow in which a retry waits."""
+        timer = min(machine.timers.values())
+        return timer if self._deadline is None else min(timer, self._deadline)
 
     def _hold(self, machine: Machine) -> None:
         """Take heed of what earlier runs in this process have given up, and what has not ended since."""
@@ -212,7 +296,7 @@ class StoppingEngine(PreparedEngine):
             return states.CANCELLED
         if self._leaving and machine.has_work():
             if machine.timers:
-                self.storage.set_wake_at(min(machine.timers.values()))
+                self.storage.set_wake_at(self._wake_at(machine))
             return self.storage.get_flow_state()
         return states.SUSPENDED if self._suspending and machine.has_work() else machine.final_state
 

@@ -87,7 +87,7 @@ def unpack(message: bytes, report: Callable[..., None]) -> Work:
 def pack_outcome(name: str, outcome: Outcome) -> bytes:
     """An outcome as bytes; a result that cannot be pickled becomes a failure that says so."""
     try:
-        return _dumps((outcome.value, outcome.failure))
+        return _dumps((outcome.value, outcome.failure, outcome.begun))
     except Exception as error:
         fault = NotPicklable(name, f"the result ({type(outcome.value).__name__})", _line(error))
         return pack_failure(fault)
@@ -97,18 +97,18 @@ def pack_failure(error: BaseException) -> bytes:
     """The outcome of work that could not be run, as bytes."""
     from pluggableflow.failure import Failure
 
-    return pickle.dumps((None, Failure.from_exception(error)))
+    return pickle.dumps((None, Failure.from_exception(error), True))
 
 
 def unpack_outcome(work: Work, content: bytes) -> Outcome:
     """What :func:`pack_outcome` has packed in another process."""
     try:
-        value, failure = pickle.loads(content)
+        value, failure, begun = pickle.loads(content)
     except Exception as error:
         fault = NotPicklable(work.task.name, "the result", _line(error))
         fault.__cause__ = error
         return work.failed(fault)
-    return Outcome(work.node, work.revert, value, failure)
+    return Outcome(work.node, work.revert, value, failure, begun)
 
 
 def _line(error: Exception) -> str:

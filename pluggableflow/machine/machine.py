@@ -19,7 +19,7 @@ class Machine(Resuming):
     """All transitions of one run of a plan. It does no I/O and knows no clock, lock or log.
 
     Events are method calls: ``begin``, ``succeeded``, ``failed``, ``reverted``, ``revert_failed``, ``withdrawn``,
-    ``ended``, ``cancel``, ``wake`` and the answers to questions. Each appends to
+    ``put_back``, ``late``, ``ended``, ``cancel``, ``wake`` and the answers to questions. Each appends to
 
     * ``changes``: every transition of an atom in its order, as ``(node, new state)``; the caller empties it,
     * the starts, taken one by one with :meth:`next_start`,
@@ -182,6 +182,26 @@ class Machine(Resuming):
             self._push(node, first=True)
             if self._undoing and self._undone_scope(node) is not None and not self._holding[node]:
                 self._cleared(node)
+
+    def put_back(self, node: int) -> None:
+        """The start that was just taken must wait."""
+        self._untake(node)
+        self._push(node, first=True)
+
+    def late(self, node: int) -> None:
+        """The time of the start that was just taken is over: it fails, without having run if it never has."""
+        self._untake(node)
+        if self.state[node] == states.PENDING:
+            self._unstarted.add(node)
+        self._set(node, states.FAILURE)
+        self._resolve(node)
+
+    def _untake(self, node: int) -> None:
+        self.running.discard(node)
+        if self.changes and self.changes[-1] == (node, states.RUNNING):
+            self.changes.pop()
+            self.state[node] = states.PENDING
+            self.attempt[node] -= 1
 
     def ended(self, node: int) -> None:
         """What a held atom did has ended."""

@@ -103,7 +103,7 @@ class AtomDetail:
         """Forget all outcomes, as before the first execution; ``attempt`` stays."""
         self.state, self.intention = state, states.EXECUTE
         self.results = self.failure = self.revert_results = self.revert_failure = None
-        self.not_before = self.started_at = self.finished_at = None
+        self.not_before = self.deadline_at = self.started_at = self.finished_at = None
 
     def update(self, other: AtomDetail) -> AtomDetail:
         """Take over everything but the identity from ``other``."""

@@ -50,8 +50,8 @@ class Flow(_Flow):
     provides. Cycles and ambiguity are refused at once, and leave the flow as it was.
     """
 
-    def __init__(self, name: str, retry: Retry | None = None) -> None:
-        super().__init__(name, retry)
+    def __init__(self, name: str, retry: Retry | None = None, time_limit_seconds: float | None = None) -> None:
+        super().__init__(name, retry, time_limit_seconds)
         self._before: dict[Item, dict[Item, LinkData]] = {}
         self._after: dict[Item, list[Item]] = {}  # only items that have successors
         self._rank: dict[Item, int] = {}  # every link goes from a lower to a higher rank
@@ -297,8 +297,8 @@ class Flow(_Flow):
 class TargetedFlow(Flow):
     """A graph flow of which only what a target needs is run."""
 
-    def __init__(self, name: str, retry: Retry | None = None) -> None:
-        super().__init__(name, retry)
+    def __init__(self, name: str, retry: Retry | None = None, time_limit_seconds: float | None = None) -> None:
+        super().__init__(name, retry, time_limit_seconds)
         self._target: Item | None = None
 
     def set_target(self, target_node: Item) -> None:

@@ -38,10 +38,10 @@ Input = tuple[str, str, bool, Providers]
 
 RESET: Record = {
     "intention": states.EXECUTE, "results": None, "failure": None, "revert_results": None, "revert_failure": None,
-    "not_before": None, "started_at": None, "finished_at": None,
+    "not_before": None, "deadline_at": None, "started_at": None, "finished_at": None,
 }  # fmt: skip
 _NEW_RECORD: Record = {"state": states.PENDING, "attempt": 0, "signature": None, "meta": None, **RESET}
-_NEW_RECORD |= {"deadline_at": None, "revision": 0}
+_NEW_RECORD |= {"revision": 0}
 
 
 def _live(failure: Failure | None, before: Failure | None) -> Failure | None:
@@ -267,6 +267,8 @@ class FlowRecords:
             if old_state == states.RUNNING:
                 detail.attempt = columns["attempt"] = attempt
                 detail.started_at = columns["started_at"] = None
+                if detail.deadline_at is not None:
+                    detail.deadline_at = columns["deadline_at"] = None
             elif old_state != states.PENDING:
                 detail.reset()
                 self._failures.pop(detail.name, None)
@@ -351,6 +353,11 @@ class FlowRecords:
         detail = self.node_detail(retry)
         detail.not_before = not_before
         self._patch(detail, {"not_before": not_before})
+
+    def keep_deadline(self, node: int, deadline_at: int) -> None:
+        detail = self.node_detail(node)
+        detail.deadline_at = deadline_at
+        self._patch(detail, {"deadline_at": deadline_at})
 
     def forget(self, node: int) -> None:
         """Put an atom back to PENDING, whatever state it is in."""

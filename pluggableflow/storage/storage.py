@@ -319,6 +319,11 @@ class Storage(FlowRecords):
             self.flow_detail.wake_at = wake_at
             self._patch_flow({"wake_at": wake_at})
 
+    def set_deadline_at(self, deadline_at: int | None) -> None:
+        if self.flow_detail.deadline_at != deadline_at:
+            self.flow_detail.deadline_at = deadline_at
+            self._patch_flow({"deadline_at": deadline_at})
+
     def acknowledge(self, sequence: int) -> None:
         """The request of this sequence has been seen and is being followed."""
         self.flow_detail.request_handled = sequence
