@@ -105,7 +105,13 @@ class ActionEngine(_ActionEngine):
 
 
 class SerialActionEngine(ActionEngine, _SerialActionEngine):
-    """Runs atoms in the calling thread."""
+    """Runs atoms in the calling thread; ``executor`` and ``max_workers``, for the other engine, are taken as well."""
+
+    option_types = {
+        **_SerialActionEngine.option_types,
+        "executor": (None, (object,)),
+        "max_workers": (None, (object,)),
+    }
 
 
 class ParallelActionEngine(ActionEngine, _ParallelActionEngine):
@@ -122,4 +128,6 @@ class ParallelActionEngine(ActionEngine, _ParallelActionEngine):
             raise OptionError(f'an executor must be a pool of threads, or "processes", not a {type(given).__name__}')
         if isinstance(given, Pool):
             return ThreadsExecutor(self.options["max_workers"], pool=given)  # type: ignore[arg-type]
+        if given in ("thread", "threaded"):
+            self.options["executor"] = "threads"
         return super()._find_executor()
