@@ -32,7 +32,7 @@ class Cancellation:
 
     def is_set(self) -> bool:
         """Whether the task should end."""
-        return self.event.is_set() or self.is_overdue()
+        return self.event.is_set() or (self.deadline is not None and self.is_overdue())
 
     def is_overdue(self) -> bool:
         """Whether the deadline has passed."""

@@ -105,6 +105,7 @@ class ActionEngine(StoppingEngine):
         machine.begin(restored, flow_state == states.REVERTING or self._why is not None, self._now())
         if self._why is not None:
             machine.cancel()
+        self._watch(machine)
         storage.set_wake_at(None)
         self._set_flow_state(states.REVERTING if machine.reverting_all else states.RUNNING)
         return machine
@@ -118,7 +119,7 @@ class ActionEngine(StoppingEngine):
             batch = self._leftover = self._take(machine, batch, now)
             if machine.timers:
                 machine.wake(now)
-            stopping = self._must_stop(machine)
+            stopping = self._watchful and self._must_stop(machine)
             self._drain(machine, now)
             starts = self._starts = []
             while not stopping:
@@ -178,13 +179,14 @@ class ActionEngine(StoppingEngine):
             if limit and storage.pending_bytes > limit:
                 return batch[at:]
             node, failure = outcome.node, outcome.failure
-            if not outcome.begun and self._is_told(outcome):
-                machine.withdrawn(node)
-                continue
-            if self._limits is not None:
-                self._limits.late.pop(node, None)
-            if self._ending and failure is not None:
-                failure = self._why_ended(node, failure)
+            if self._watchful:
+                if not outcome.begun and self._is_told(outcome):
+                    machine.withdrawn(node)
+                    continue
+                if self._limits is not None:
+                    self._limits.late.pop(node, None)
+                if self._ending and failure is not None:
+                    failure = self._why_ended(node, failure)
             try:
                 if outcome.revert:
                     storage.keep_revert(node, outcome.value, failure)
@@ -250,21 +252,22 @@ class ActionEngine(StoppingEngine):
                 self._outcomes.put(Outcome(node, revert, None, Failure.from_exception(error)))
                 continue
             key = f"{storage.flow_uuid}/{detail.uuid}/{machine.attempt[node]}/{'revert' if revert else 'execute'}"
-            assert isinstance(task, Task)
-            if node in self._in_use:
+            if self._in_use and node in self._in_use:
+                assert isinstance(task, Task)
                 task = task.copy()
             cancelled = self._cancellations[revert]
             if self._limits is not None and not revert:
                 cancelled = self._limited(self._limits, node)
-            executor.submit(Work(node, task, revert, arguments, key, self._report, cancelled))
+            executor.submit(Work(node, task, revert, arguments, key, self._report, cancelled))  # type: ignore[arg-type]
 
     def _wait(self, machine: Machine) -> list[Outcome]:
         """Every outcome that is there, waiting for the first one if anything runs."""
         outcomes = self._outcomes
         batch: list[Outcome] = []
-        if machine.running or machine.held:
+        if outcomes.empty() and (machine.running or machine.held):
             with contextlib.suppress(Empty):
-                first = outcomes.get(timeout=self._seconds_left(machine))
+                timed = self._watchful or bool(machine.timers)
+                first = outcomes.get(timeout=self._seconds_left(machine) if timed else None)
                 if first is not None:
                     batch.append(first)
         while not outcomes.empty():

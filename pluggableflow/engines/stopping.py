@@ -46,6 +46,7 @@ class StoppingEngine(PreparedEngine):
 
     def _new_run(self) -> None:
         """Forget what has stopped the run before."""
+        self._watchful = False  # there may be a reason to stop
         self._suspending = False
         self._leaving = False
         self._halt: Request | None = None  # to end the flow as it is
@@ -59,7 +60,7 @@ class StoppingEngine(PreparedEngine):
         self._ending: dict[int, Exception] = {}  # work that was ended, whose outcome is still to come
 
     def suspend(self) -> None:
-        self._suspending = True
+        self._suspending = self._watchful = True
         self._outcomes.put(None)
 
     def leave(self) -> None:
@@ -84,6 +85,7 @@ class StoppingEngine(PreparedEngine):
 
     def _wake(self) -> None:
         """Something is to be looked at. The loop may be busy with a task, so that task is told from here."""
+        self._watchful = True
         keeper, request = self._keeper, self._request()
         if keeper is not None and keeper.lost:
             self._tell_running(CANCEL)
@@ -106,6 +108,12 @@ class StoppingEngine(PreparedEngine):
         if self.connection is not None:
             detail = self.connection.get_flow_details(detail.uuid, lazy=True)
         return _pending(detail) is not None
+
+    def _watch(self, machine: Machine) -> None:
+        """Find out whether a run needs watching: most that live in memory do not, and are spared the cost."""
+        deadlines = self._limits is not None or self._deadline is not None
+        asked = self._suspending or self._why is not None or self._request() is not None
+        self._watchful |= deadlines or asked or bool(machine.held) or self._keeper is not None
 
     def _must_stop(self, machine: Machine) -> bool:
         """Whether nothing new may start; raises if the lease is lost."""

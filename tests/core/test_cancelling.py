@@ -278,3 +278,72 @@ def test_the_reason_of_a_cancellation_survives_what_the_embedder_keeps_of_the_fl
     loaded.storage.update_flow_metadata({"mine": 1})
     cancelled(loaded)
     assert connection.get_flow_details(loaded.storage.flow_uuid).meta["mine"] == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("revert", [False, True])
+def test_a_flow_that_is_being_cancelled_when_it_is_killed_at_any_commit_is_cancelled_by_the_next_run(
+    tmp_path: Path, when: str, revert: bool
+) -> None:
+    number, killed = 0, True
+    while killed:
+        number += 1
+        url, log = f"sqlite:///{tmp_path}/{number}.db", tmp_path / f"log{number}"
+        connection = api.connect(url)
+        uuid = api.create_flow_detail(linear_flow.Flow("f"), connection=connection).uuid
+        child = os.fork()
+        if child == 0:
+            own = api.connect(url)
+            _kill_at_commit(own, number, when)
+            _run_to_cancellation(own, uuid, log, revert)
+            os._exit(0)
+        killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        if killed:
+            _run_to_cancellation(connection, uuid, log, revert)
+        left = connection.get_flow_details(uuid)
+        connection.close()
+        assert (left.state, left.request_handled) == (states.CANCELLED, left.request_sequence)
+        lines = log.read_text().split()
+        assert "never" not in lines
+        assert list(dict.fromkeys(lines)) == (["a", "b", "c", "-c", "-b", "-a"] if revert else ["a", "b", "c"])
+        for name in "abc":
+            done = next(atom.state for atom in left if atom.name == name)
+            assert done == states.REVERTED if revert else done in (states.SUCCESS, states.FAILURE)
+    assert number > (6 if revert else 3)
+
+
+def _kill_at_commit(connection: Connection, number: int, when: str) -> None:
+    commits, real = 0, connection.commit
+
+    def commit(*args: Any) -> int:
+        nonlocal commits
+        commits += 1
+        if commits == number and when == "before":
+            die()
+        revision = real(*args)
+        if commits == number:
+            die()
+        return revision
+
+    connection.commit = commit  # type: ignore[method-assign, assignment]
+
+
+def _run_to_cancellation(connection: Connection, uuid: str, log: Path, revert: bool) -> None:
+    """Run a flow whose task c has it cancelled, whatever that takes."""
+
+    def note(text: str) -> Callable[[], None]:
+        def function() -> None:
+            with log.open("a") as file:
+                file.write(f"{text}\n")
+            if text == "c":
+                loaded.cancel(revert)
+
+        return function
+
+    names = ("a", "b", "c", "never")
+    flow = linear_flow.Flow("f").add(
+        *(task.FunctorTask(note(name), name=name, revert=note(f"-{name}")) for name in names)
+    )
+    loaded = api.load(connection, flow, connection.get_flow_details(uuid))
+    with pytest.raises(Cancelled):
+        loaded.run()
