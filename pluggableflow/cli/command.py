@@ -33,7 +33,7 @@ def command() -> None:
       pluggableflow list
       pluggableflow resume UUID
 
-    Exit codes: 0 success, 1 the flow failed or was reverted, 2 a mistake in the call, 130 interrupted.
+    Exit codes: 0 success, 1 the flow failed, or was reverted or cancelled, 2 a mistake in the call, 130 interrupted.
     """
 
 
