@@ -51,7 +51,7 @@ class Answer(task.Task):
 class GreenThreadPoolExecutor(Executor):
     """Called as that of futurist is, which runs its tasks in the thread that waits for them."""
 
-    def submit(self, *_args: Any, **_kwargs: Any) -> Future[Any]:  # type: ignore[override]
+    def submit(self, *_args: Any, **_kwargs: Any) -> Future[Any]:
         raise AssertionError("nothing is submitted")
 
 

@@ -60,7 +60,7 @@ class _Result(unittest.TestResult):
     def _failed(self, test: unittest.TestCase, err: object = None, details: object = None) -> None:
         text = err if details is None else "\n".join(map(_text, details.values()))  # type: ignore[attr-defined]
         if isinstance(text, tuple):
-            text = self._exc_info_to_string(text, test)  # type: ignore[attr-defined]
+            text = self._exc_info_to_string(text, test)
         self._put(test, "failed", text)
 
     addError = addFailure = _failed  # type: ignore[assignment]

@@ -8,6 +8,7 @@ import importlib.metadata
 import sys
 import types
 from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
@@ -49,7 +50,7 @@ def _module(name: str, content: dict[str, Any]) -> types.ModuleType:
     return module
 
 
-class _TestsOfTheWheel:
+class _TestsOfTheWheel(MetaPathFinder):
     """Finds ``taskflow.test`` and ``taskflow.tests`` in the wheel, whatever ``taskflow`` is."""
 
     def __init__(self, folder: str) -> None:
@@ -76,7 +77,7 @@ def install_in_place_of_taskflow() -> None:
     """Let ``taskflow`` be pluggableflow_taskflow, but for its tests, and put all shims where these look for them."""
     folder = str(importlib.metadata.distribution("taskflow").locate_file("taskflow"))
     pluggableflow_taskflow.install_as_taskflow()
-    sys.meta_path.insert(0, _TestsOfTheWheel(folder))  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _TestsOfTheWheel(folder))
     install()
     for name, content in _OF_TASKFLOW.items():
         parent, _, last = f"taskflow.{name}".rpartition(".")

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -14,7 +15,7 @@ _OURS = "pluggableflow_taskflow"
 _THEIRS = "taskflow"
 
 
-class _Alias:
+class _Alias(MetaPathFinder, Loader):
     """Finds ``taskflow.x`` as ``pluggableflow_taskflow.x``: one module object under both names."""
 
     def find_spec(
@@ -26,9 +27,9 @@ class _Alias:
             found = importlib.util.find_spec(_OURS + name.removeprefix(_THEIRS))
         except ModuleNotFoundError:
             return None
-        return (
-            None if found is None else ModuleSpec(name, self, is_package=found.submodule_search_locations is not None)
-        )  # type: ignore[arg-type]
+        if found is None:
+            return None
+        return ModuleSpec(name, self, is_package=found.submodule_search_locations is not None)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(_OURS + spec.name.removeprefix(_THEIRS))
@@ -56,4 +57,4 @@ def install_as_taskflow() -> None:
             " call install_as_taskflow() before anything imports taskflow"
         )
     sys.modules[_THEIRS] = ours
-    sys.meta_path.insert(0, _Alias())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Alias())

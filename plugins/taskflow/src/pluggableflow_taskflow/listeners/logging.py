@@ -18,5 +18,6 @@ class DynamicLoggingListener(_DynamicLoggingListener):
     formatter_type = FailureFormatter
 
     def _format_failure(self, failure: Failure, atom_name: str) -> tuple[Any, str]:
-        found: tuple[Any, str] = self._fail_formatter.format(failure, lambda node: node.item.name == atom_name)
+        formatter: Any = self._fail_formatter
+        found: tuple[Any, str] = formatter.format(failure, lambda node: node.item.name == atom_name)
         return found

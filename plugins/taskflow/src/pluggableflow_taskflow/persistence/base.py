@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pluggableflow import api
 from pluggableflow.connection import Connection as CoreConnection
 from pluggableflow.exceptions import NotFound
 from pluggableflow.middleware import AtomDetail, FlowDetail, LogBook
+
+_Detail = TypeVar("_Detail")
 
 
 class Backend:
@@ -104,7 +106,7 @@ class Connection:
         return _written(self._core.update_atom_details, atom_detail, ignore_missing)
 
 
-def _written(write: Callable[[Any], None], detail: Any, ignore_missing: bool) -> Any:
+def _written(write: Callable[[_Detail], None], detail: _Detail, ignore_missing: bool) -> _Detail:
     try:
         write(detail)
     except NotFound:
