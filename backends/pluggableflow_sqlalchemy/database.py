@@ -6,10 +6,10 @@ from __future__ import annotations
 import contextlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from sqlalchemy import URL, BigInteger, ColumnElement, create_engine, literal_column
+from sqlalchemy import URL, BigInteger, ColumnElement, create_engine, event, literal_column
 from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import Engine as SQLEngine
 from sqlalchemy.exc import SQLAlchemyError
@@ -200,6 +200,27 @@ def own_engine(engine: SQLEngine, **options: Any) -> SQLEngine:
         pool_reset_on_return=None,  # every transaction is ended by name
         **options,
     )
+
+
+class ServerDatabase(Database):
+    """A product with a server: connections are cheap to keep, and several may write at the same time.
+
+    :param set_up: called with each new connection of the driver, before its first use
+    """
+
+    def __init__(self, engine: SQLEngine, tables: Tables, set_up: Callable[[Any], None]) -> None:
+        engine = own_engine(engine, isolation_level="AUTOCOMMIT")
+        event.listen(engine, "connect", lambda driver, _record: set_up(driver))
+        super().__init__(engine, tables)
+        self._hot = HotConnections(engine)
+
+    def after_fork(self) -> None:
+        self._hot.after_fork()
+        super().after_fork()
+
+    def close(self) -> None:
+        self._hot.close()
+        super().close()
 
 
 def waits() -> Iterator[float]:

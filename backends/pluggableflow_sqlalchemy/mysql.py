@@ -8,13 +8,13 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import URL, BigInteger, create_engine, event, literal_column, text
+from sqlalchemy import URL, BigInteger, create_engine, literal_column, text
 from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import Engine as SQLEngine
 
 from pluggableflow.connection import Changes, Lease
 from pluggableflow.exceptions import OptionError, StorageFailure, ValueTooLarge
-from pluggableflow_sqlalchemy.database import LOCK_SECONDS, Database, HotConnections, own_engine
+from pluggableflow_sqlalchemy.database import LOCK_SECONDS, ServerDatabase
 from pluggableflow_sqlalchemy.tables import Tables
 
 #: Numbers of errors after which nothing was done: no connection, no more connections, deadlock, a row that changed
@@ -30,7 +30,7 @@ _ACCESS_DENIED = frozenset({1044, 1045, 1142, 1698})
 _CLOCK = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
 
 
-class MySQL(Database):
+class MySQL(ServerDatabase):
     """Writers lock the rows of the flows or the book that they touch, and wait for no gaps (READ COMMITTED).
 
     A commit is one statement that the server carries out to the end whatever becomes of the client. The other writes
@@ -57,10 +57,7 @@ class MySQL(Database):
     def __init__(self, engine: SQLEngine, tables: Tables) -> None:
         if engine.dialect.driver != "pymysql":
             raise OptionError(f"MariaDB and MySQL are used with pymysql, not with {engine.dialect.driver}")
-        engine = own_engine(engine, isolation_level="AUTOCOMMIT")
-        event.listen(engine, "connect", self._set_up)
-        super().__init__(engine, tables)
-        self._hot = HotConnections(engine)
+        super().__init__(engine, tables, _set_up)
 
     @classmethod
     def make_engine(cls, url: URL) -> SQLEngine:
@@ -70,15 +67,6 @@ class MySQL(Database):
             url = url.set(drivername=f"{url.drivername}+pymysql")
         flags = CLIENT.MULTI_STATEMENTS | CLIENT.FOUND_ROWS
         return create_engine(url, connect_args={"client_flag": flags, "charset": "utf8mb4"})
-
-    @staticmethod
-    def _set_up(driver: Any, _record: Any) -> None:
-        with contextlib.closing(driver.cursor()) as cursor:
-            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            settings = f"innodb_lock_wait_timeout = {LOCK_SECONDS}"
-            if "MariaDB" in driver.get_server_info():
-                settings += f", idle_transaction_timeout = {LOCK_SECONDS}"
-            cursor.execute(f"SET SESSION {settings}")
 
     @functools.cached_property
     def _packet_bytes(self) -> int:
@@ -108,14 +96,6 @@ class MySQL(Database):
             yield
         finally:
             connection.execute(text("SELECT RELEASE_LOCK(CONCAT(SHA1(DATABASE()), :name))"), {"name": name["name"]})
-
-    def after_fork(self) -> None:
-        self._hot.after_fork()
-        super().after_fork()
-
-    def close(self) -> None:
-        self._hot.close()
-        super().close()
 
     # -- hot path -------------------------------------------------------------------------------------------------
 
@@ -186,6 +166,15 @@ class MySQL(Database):
         if number in _ACCESS_DENIED:
             return StorageFailure(f"{self.where}: {said}; GRANT the user what it needs")
         return StorageFailure(f"{self.where}: {said} ({number})")
+
+
+def _set_up(driver: Any) -> None:
+    with contextlib.closing(driver.cursor()) as cursor:
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        settings = f"innodb_lock_wait_timeout = {LOCK_SECONDS}"
+        if "MariaDB" in driver.get_server_info():
+            settings += f", idle_transaction_timeout = {LOCK_SECONDS}"
+        cursor.execute(f"SET SESSION {settings}")
 
 
 def _number(error: Any) -> int | None:

@@ -12,14 +12,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sqlalchemy import URL, BigInteger, ColumnElement, create_engine, event, literal_column, text
+from sqlalchemy import URL, BigInteger, ColumnElement, create_engine, literal_column, text
 from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import Engine as SQLEngine
 
 from pluggableflow.connection import Changes, Lease
 from pluggableflow.exceptions import OptionError, StorageFailure
 from pluggableflow.middleware import INTEGER_COLUMNS, Record
-from pluggableflow_sqlalchemy.database import LOCK_SECONDS, Database, HotConnections, own_engine
+from pluggableflow_sqlalchemy.database import LOCK_SECONDS, ServerDatabase
 from pluggableflow_sqlalchemy.tables import Tables
 
 #: SQLSTATE of errors after which nothing was done: serialization failure, deadlock, the server starts or stops, or
@@ -41,7 +41,7 @@ _SETTINGS = (
 )
 
 
-class PostgreSQL(Database):
+class PostgreSQL(ServerDatabase):
     """Writers lock the rows of the flows or the book that they touch.
 
     A commit is one statement, so no lock of it outlives a round trip. The other writes are short transactions; the
@@ -71,15 +71,12 @@ class PostgreSQL(Database):
     def __init__(self, engine: SQLEngine, tables: Tables) -> None:
         if engine.dialect.driver not in ("psycopg", "psycopg2"):
             raise OptionError(f"PostgreSQL is used with psycopg or psycopg2, not with {engine.dialect.driver}")
-        engine = own_engine(engine, isolation_level="AUTOCOMMIT")
-        event.listen(engine, "connect", _set_up)
-        super().__init__(engine, tables)
-        self._hot = HotConnections(engine)
+        super().__init__(engine, tables, _set_up)
         self._cursor: Callable[[Any], Any] = lambda connection: connection.cursor()
         self._text: Callable[[str, str], str] = operator.add
         if engine.dialect.driver == "psycopg":
             # The other cursors of psycopg look for the placeholders of a long statement again at each execution.
-            self._cursor, self._text = engine.dialect.loaded_dbapi.RawCursor, _numbered
+            self._cursor, self._text = self.engine.dialect.loaded_dbapi.RawCursor, _numbered
 
     @classmethod
     def make_engine(cls, url: URL) -> SQLEngine:
@@ -93,14 +90,6 @@ class PostgreSQL(Database):
         key = zlib.crc32(self.tables.version.encode())
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
         yield
-
-    def after_fork(self) -> None:
-        self._hot.after_fork()
-        super().after_fork()
-
-    def close(self) -> None:
-        self._hot.close()
-        super().close()
 
     # -- hot path -------------------------------------------------------------------------------------------------
 
@@ -144,7 +133,7 @@ class PostgreSQL(Database):
         return StorageFailure(f"{self.where}: {said or type(error).__name__}")
 
 
-def _set_up(driver: Any, _record: Any) -> None:
+def _set_up(driver: Any) -> None:
     with contextlib.closing(driver.cursor()) as cursor:
         cursor.execute(_SETTINGS)
 

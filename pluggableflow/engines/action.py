@@ -226,11 +226,13 @@ class ActionEngine(StoppingEngine):
             return
         storage, attempt, intention, depth = self.storage, machine.attempt, machine.intention, machine.depth
         news, signed = self._news, self._signatures
+        listened = news.atoms_wanted
         for node, state in machine.changes:
             old = storage.apply(node, state, attempt[node], intention.get(node, states.EXECUTE), depth.get(node), now)
             if signed and old == states.PENDING:
                 storage.keep_signature(node, signed[node])
-            news.atom(node, state, old)
+            if listened:
+                news.atom(node, state, old)
         machine.changes.clear()
 
     def _hand_out(self, machine: Machine, executor: Executor, starts: list[int]) -> None:

@@ -32,8 +32,13 @@ class News:
         self._starts: dict[int, str] = {}
         self.heard = False
 
+    @property
+    def atoms_wanted(self) -> bool:
+        """Whether anybody listens to atoms; only then :meth:`atom` is to be called."""
+        return bool(self._atom_notifier)
+
     def atom(self, node: int, state: str, old: str) -> None:
-        if old != state and (old, state) != _WITHDRAWN and self._atom_notifier:
+        if old != state and (old, state) != _WITHDRAWN:
             self._events.append((node, state, old, self._outcome(node, state)))
 
     def flow(self, state: str, old: str) -> None:

@@ -156,10 +156,12 @@ class PreparedEngine(Engine):
         self.close()
 
     def _reset_atoms(self, plan: Plan) -> None:
+        listened = self._news.atoms_wanted
         for node, kind in enumerate(plan.kinds):
             if kind > END and (old := self.storage.node_detail(node).state) != states.PENDING:
                 self.storage.forget(node)
-                self._news.atom(node, states.PENDING, old)
+                if listened:
+                    self._news.atom(node, states.PENDING, old)
         self.storage.set_wake_at(None)
         self.storage.keep_cancelled(None)
         self.storage.set_deadline_at(None)

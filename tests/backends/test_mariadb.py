@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from pluggableflow.exceptions import ForeignStore, OptionError, StorageFailure, 
 from pluggableflow.middleware import FlowDetail, LogBook
 from pluggableflow.testing import ConnectionTests
 from pluggableflow.testing.records import FACTORY, LONG, at_once, atom_record, claimed, new_book, saved_flow, scan
+from tests.conftest import start_or_skip
 
 _prefixes = (f"t{number}_" for number in itertools.count())
 
@@ -47,12 +47,7 @@ def run(url: str, statement: str, values: Any = None) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.MariaDBServer]:
     """A server that a test may kill."""
-    try:
-        server = servers.MariaDBServer(tmp_path_factory.mktemp("mariadb"))
-    except servers.ServerMissing as missing:
-        if os.environ.get("PLUGGABLEFLOW_REQUIRE_SERVERS") == "1":
-            raise
-        pytest.skip(str(missing))
+    server = start_or_skip(lambda: servers.MariaDBServer(tmp_path_factory.mktemp("mariadb")))
     yield server
     server.stop()
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from pluggableflow.exceptions import ForeignStore, NotFound, OptionError, Plugin
 from pluggableflow.middleware import FlowDetail, LogBook, Record
 from pluggableflow.testing import ConnectionTests
 from pluggableflow.testing.records import FACTORY, LONG, at_once, atom_record, claimed, new_book, saved_flow
+from tests.conftest import start_or_skip
 
 _prefixes = (f"t{number}_" for number in itertools.count())
 
@@ -50,12 +50,7 @@ def run(url: str, statement: Statement, *values: Any) -> list[dict[str, Any]]:
 def own_server() -> Iterator[servers.PostgreSQLServer]:
     """A server that a test may kill. Not below pytest's folder, which every new run of pytest closes to other users."""
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            server = servers.PostgreSQLServer(Path(folder) / "server")
-        except servers.ServerMissing as missing:
-            if os.environ.get("PLUGGABLEFLOW_REQUIRE_SERVERS") == "1":
-                raise
-            pytest.skip(str(missing))
+        server = start_or_skip(lambda: servers.PostgreSQLServer(Path(folder) / "server"))
         yield server
         server.stop()
 
