@@ -35,12 +35,13 @@ append-only file); the other parts know no servers. A row durable has the median
 round is a new flow of --round-tasks tasks between two lots of the floor, together as many writes as there are tasks:
 one plain write of one record with a distinct value, by the same driver, as durable as a commit (an UPDATE that commits
 by itself; update_one; SET; a line and fsync). run_to_floor is the median of the rounds' ratios, ratios the least and
-the largest. A row sent is one flow in a process of its own, from claim to release, counted and not timed: round trips
-(times that the driver sends and then waits, see trips.py) and statements or commands a task, or "not counted" where
-there is no server or the driver does not tell; fsyncs of a directory; and bytes by which the store's log grew: SQLite's
-WAL, PostgreSQL's pg_current_wal_lsn, MariaDB's Innodb_os_log_written, MongoDB's "log bytes written", the size of
-Redis's append-only file, and of a directory's journal. Values are read back by a new connection and must all be there
-and distinct.
+the largest. single_us is a commit of one column of one atom through the connection, with its fence and its checks, and
+no engine; as often, and in between as well; run_to_single is the median of the rounds' ratios to it. A row sent is one
+flow in a process of its own, from claim to release, counted and not timed: round trips (times that the driver sends and
+then waits, see trips.py) and statements or commands a task, or "not counted" where there is no server or the driver
+does not tell; fsyncs of a directory; and bytes by which the store's log grew: SQLite's WAL, PostgreSQL's
+pg_current_wal_lsn, MariaDB's Innodb_os_log_written, MongoDB's "log bytes written", the size of Redis's append-only
+file, and of a directory's journal. Values are read back by a new connection and must all be there and distinct.
 
 WHERE
 

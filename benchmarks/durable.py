@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import statistics
@@ -33,6 +34,10 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     logging.disable(logging.WARNING)  # the column durability says what a store would warn of
     with PLACES[case["store"]](case["address"], case["prefix"]) as place:
         return (_time if case["what"] == "durable" else _sent)(place, case)
+
+
+#: Longer than all rounds take.
+_LEASE_SECONDS = 3600.0
 
 
 class _Runs:
@@ -85,29 +90,63 @@ class _Runs:
         return expected
 
 
+class _SingleRow:
+    """The least that our own backend can commit: one column of one atom, under a lease as in a run, with no engine."""
+
+    def __init__(self, place: Place) -> None:
+        from pluggableflow import api
+        from pluggableflow.connection import Changes
+        from pluggableflow.middleware import FlowDetail, LogBook, TaskDetail, new_uuid
+
+        self.connection, self._changes = api.connect(place.url()), Changes
+        book, flow, atom = LogBook("single"), FlowDetail("single"), TaskDetail("single")
+        flow.add(atom)
+        book.add(flow)
+        self.connection.save_logbook(book)
+        claim = self.connection.claim(
+            token=new_uuid(), owner="benchmark", lease_seconds=_LEASE_SECONDS, flow_uuid=flow.uuid
+        )
+        assert claim is not None
+        self._lease, self._revision, self._atom = claim.lease, claim.revision, atom.uuid
+
+    def write(self, text: str) -> None:
+        changes = self._changes(changed={self._atom: {"results": text}})
+        self._revision = self.connection.commit(self._lease, self._revision, changes)
+
+    def close(self) -> None:
+        self.connection.release(self._lease)
+        self.connection.close()
+
+
 def _time(place: Place, case: dict[str, Any]) -> dict[str, Any]:
-    """Rounds, each a flow between two lots of plain writes, so that both meet the same machine."""
+    """Rounds, each a flow between two lots of plain writes, so that all meet the same machine."""
     tasks = case["tasks"]
     runs = _Runs(place, case["pattern"])
     place.prepare_floor()
     runs.run(runs.load(WARM_UP))
-    _floor(place, WARM_UP)
-    wall, cpu, floors, ratios, commits = [], [], [], [], 0
-    for _ in range(case["rounds"]):
-        engine = runs.load(tasks)
-        position, written = place.log_bytes(), written_bytes()
-        spent = _floor(place, tasks // 2)
-        runs.run(engine)
-        spent += _floor(place, tasks - tasks // 2)
-        _check_growth(place, position, written, tasks)
-        wall.append(runs.wall / tasks * 1e6)
-        cpu.append(runs.cpu / tasks * 1e6)
-        floors.append(spent / tasks * 1e6)
-        ratios.append(wall[-1] / floors[-1])
-        commits += runs.commits
+    wall, cpu, floors, singles, commits = [], [], [], [], 0
+    with contextlib.closing(_SingleRow(place)) as single:
+        _floor(place, WARM_UP)
+        _floor(single, WARM_UP)
+        for _ in range(case["rounds"]):
+            engine = runs.load(tasks)
+            position, written = place.log_bytes(), written_bytes()
+            floor, own = _floor(place, tasks // 2), _floor(single, tasks // 2)
+            runs.run(engine)
+            own += _floor(single, tasks - tasks // 2)
+            floor += _floor(place, tasks - tasks // 2)
+            _check_growth(place, position, written, tasks)
+            wall.append(runs.wall / tasks * 1e6)
+            cpu.append(runs.cpu / tasks * 1e6)
+            floors.append(floor / tasks * 1e6)
+            singles.append(own / tasks * 1e6)
+            commits += runs.commits
+    ratios = [one / other for one, other in zip(wall, floors, strict=True)]
+    to_single = [one / other for one, other in zip(wall, singles, strict=True)]
     return {
         **_shown(case, place), "rounds": case["rounds"],
         "run_us": round(statistics.median(wall), 1), "run_cpu_us": round(statistics.median(cpu), 1),
+        "single_us": round(statistics.median(singles), 1), "run_to_single": round(statistics.median(to_single), 2),
         "floor_us": round(statistics.median(floors), 1), "run_to_floor": round(statistics.median(ratios), 2),
         "ratios": f"{min(ratios):.2f}..{max(ratios):.2f}",
         "commits_a_task": round(commits / case["rounds"] / tasks, 3),
@@ -151,7 +190,7 @@ def _shown(case: dict[str, Any], place: Place) -> dict[str, Any]:
     return {**shown, "engine": engine["engine"], **options, "durability": place.durability()}
 
 
-def _floor(place: Place, writes: int) -> float:
+def _floor(place: Place | _SingleRow, writes: int) -> float:
     """Seconds of so many plain writes, each of a value of its own."""
     texts = [str(value()) for _ in range(writes)]
     begun = time.perf_counter()

@@ -62,7 +62,7 @@ class Index:
 
     def add_atoms(self, flow_uuid: str, atom_uuids: Iterable[str]) -> None:
         flow = flow_uuid.encode()
-        self._client.send_many([("SET", self._keys.atom(uuid), flow) for uuid in atom_uuids])
+        self._client.set_many([(self._keys.atom(uuid), flow) for uuid in atom_uuids])
 
     def flow_of_atom(self, atom_uuid: str) -> str | None:
         found = self._client.command("GET", self._keys.atom(atom_uuid))

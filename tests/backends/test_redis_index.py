@@ -206,6 +206,20 @@ def test_an_atom_of_a_holder_that_died_is_found_by_its_uuid(store: tuple[str, Re
         assert connection.get_atom_details(atom.uuid) == atom
 
 
+def test_each_of_many_atoms_is_found_by_its_uuid_once_its_flow_is_released(store: tuple[str, RedisConnection]) -> None:
+    url, connection = store
+    flow = saved_flow(connection)
+    claim = claimed(connection, flow)
+    added = [atom_record(flow, f"atom {number}") for number in range(2500)]  # more than one command takes
+    connection.commit(claim.lease, claim.revision, Changes(added=added))
+    connection.release(claim.lease)
+    reader = RedisConnection.from_url(url)
+    prefix = url.rpartition("prefix=")[2]
+    found = {record["uuid"]: reader._client.command("GET", f"{prefix}atom:{record['uuid']}") for record in added}
+    reader.close()
+    assert set(found.values()) == {flow.uuid.encode()}
+
+
 # -- the index ------------------------------------------------------------------------------------------------------
 
 
