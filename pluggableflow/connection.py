@@ -115,6 +115,7 @@ class Connection(ABC):
     """A store of logbooks, flows and atoms.
 
     :cvar contract_version: the ``CONTRACT_VERSION`` that this backend was written against
+    :cvar config_module: name of the module that publishes options for ini files, see :mod:`pluggableflow.config`
     :cvar durable: what was committed survives the death of every process that uses the store
     :cvar shared: several processes may use the store at once
     :cvar largest_value_bytes: longest text of one column
@@ -122,6 +123,7 @@ class Connection(ABC):
     """
 
     contract_version: ClassVar[int]
+    config_module: ClassVar[str | None] = None
     durable: bool
     shared: bool
     largest_value_bytes: int

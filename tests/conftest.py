@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 import servers
+from hypothesis import HealthCheck, settings
+
+# A busy machine takes its time; that says nothing about what is tested.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def served(variable: str, start: Callable[[Any], Any]) -> Any:

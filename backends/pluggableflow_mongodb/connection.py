@@ -55,6 +55,7 @@ class MongoDBConnection(Connection):
     """
 
     contract_version = 1
+    config_module = "pluggableflow_mongodb.config"
     durable = True
     shared = True
     largest_value_bytes = VALUE_BYTES

@@ -66,6 +66,7 @@ class RedisConnection(Connection):
     """
 
     contract_version = 1
+    config_module = "pluggableflow_redis.config"
     durable = False
     shared = True
     largest_value_bytes = 2**26

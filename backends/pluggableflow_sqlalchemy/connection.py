@@ -99,6 +99,7 @@ class SQLAlchemyConnection(Connection):
     """
 
     contract_version = 1
+    config_module = "pluggableflow_sqlalchemy.config"
     durable = True
     shared = True
 

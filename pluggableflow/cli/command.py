@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from pluggableflow.cli import running
 from pluggableflow.connection import Connection
@@ -21,9 +22,22 @@ from pluggableflow.middleware import FlowDetail
 DEFAULT_CONNECTION = "sqlite:///pluggableflow.sqlite"
 
 
+def fail(error: Exception) -> NoReturn:
+    click.echo(f"pluggableflow: {error}", err=True)
+    sys.exit(running.MISTAKE)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pluggableflow")
-def command() -> None:
+@click.option(
+    "--config-file",
+    "files",
+    multiple=True,
+    metavar="FILE",
+    help="An ini file with the store, the engine and their options; may be repeated. Options of the command win.",
+)
+@click.pass_context
+def command(context: click.Context, files: tuple[str, ...]) -> None:
     """Run durable flows: every step is kept in a store, failures are retried or reverted, and a flow goes on after a
     crash with what was not finished.
 
@@ -35,11 +49,13 @@ def command() -> None:
 
     Exit codes: 0 success, 1 the flow failed, or was reverted or cancelled, 2 a mistake in the call, 130 interrupted.
     """
+    if files:
+        from pluggableflow import config  # late: oslo.config takes its time to import
 
-
-def fail(error: Exception) -> NoReturn:
-    click.echo(f"pluggableflow: {error}", err=True)
-    sys.exit(running.MISTAKE)
+        try:
+            context.obj = config.read(files)
+        except PluggableFlowError as error:
+            fail(error)
 
 
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,12 +73,42 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def guarded(**arguments: Any) -> None:
         try:
+            if is_default("url") and (conf := configured()) is not None:
+                from pluggableflow import config
+
+                arguments["url"] = config.url(conf)
             code = function(**arguments)
         except PluggableFlowError as error:
             fail(error)
         sys.exit(code or 0)
 
     return guarded
+
+
+def configured() -> Any:
+    """What was read from the files of ``--config-file``; ``None`` without one."""
+    return click.get_current_context().obj
+
+
+def config_files() -> tuple[str, ...]:
+    """The files of ``--config-file``."""
+    found: tuple[str, ...] = click.get_current_context().find_root().params["files"]
+    return found
+
+
+def is_default(parameter: str) -> bool:
+    """Whether the command was called without an option."""
+    return click.get_current_context().get_parameter_source(parameter) is ParameterSource.DEFAULT
+
+
+def engine_options(engine: str) -> dict[str, Any]:
+    """The engine type and its options: as configured, unless the command names another type."""
+    conf = configured()
+    if conf is None or not is_default("engine"):
+        return {"engine": engine}
+    from pluggableflow import config
+
+    return config.engine_options(conf)
 
 
 @contextmanager
@@ -96,5 +142,6 @@ def find(connection: Connection, beginning: str) -> FlowDetail:
 
 
 def shown(url: str) -> str:
-    """The URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+    """The URL without its passwords."""
+    url = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+    return re.sub(r"(?i)([?&][a-z_]*password=)[^&]*", r"\1***", url)

@@ -17,7 +17,18 @@ import click
 from pluggableflow import api, states
 from pluggableflow.cli import inspection, running
 from pluggableflow.cli.age import age
-from pluggableflow.cli.command import DEFAULT_CONNECTION, command, common, existing, find, flows, shown
+from pluggableflow.cli.command import (
+    DEFAULT_CONNECTION,
+    command,
+    common,
+    config_files,
+    engine_options,
+    existing,
+    find,
+    flows,
+    is_default,
+    shown,
+)
 from pluggableflow.cli.flow_file import FlowFile, sha256_of
 from pluggableflow.exceptions import FlowFileError
 from pluggableflow.loader import connection_for
@@ -60,7 +71,7 @@ def run(file: str, pairs: tuple[str, ...], url: str, engine: str, as_json: bool)
     detail = FlowDetail(flow.name)
     detail.factory = {"file": flow_file.path, "sha256": flow_file.sha256, "params": parameters}
     with closing(api.connect(url)) as connection:
-        loaded = api.load(connection, flow, detail, engine=engine)
+        loaded = api.load(connection, flow, detail, **engine_options(engine))
         loaded.compile()
         loaded.validate()
         book = LogBook(flow.name)
@@ -103,7 +114,8 @@ def resume(
         else:
             flow_file, parameters = _file_of(stored, file)
             flow = flow_file.create_flow(parameters)
-        loaded = api.load(connection, flow, connection.get_flow_details(stored.uuid), engine=engine, force=force)
+        detail = connection.get_flow_details(stored.uuid)
+        loaded = api.load(connection, flow, detail, **engine_options(engine), force=force)
         loaded.prepare()
         _announce(stored, url, as_json)
         code = running.carry_out(loaded, flow_file, _resume_command(stored.uuid, url), as_json)
@@ -195,5 +207,9 @@ def _announce(detail: FlowDetail, url: str, as_json: bool) -> None:
 
 
 def _resume_command(uuid: str, url: str) -> str:
-    option = "" if url == DEFAULT_CONNECTION else f" --connection {shlex.quote(shown(url))}"
-    return f"pluggableflow resume {uuid}{option}"
+    before, after = [], []
+    if is_default("url"):
+        before = [f"--config-file {shlex.quote(file)} " for file in config_files()]
+    elif url != DEFAULT_CONNECTION:
+        after = [f" --connection {shlex.quote(shown(url))}"]
+    return "".join(["pluggableflow ", *before, f"resume {uuid}", *after])

@@ -9,12 +9,16 @@ import signal
 import sys
 from contextlib import closing
 from types import FrameType
+from typing import Any
 
 import click
 
 from pluggableflow import api
-from pluggableflow.cli.command import command, common, shown
+from pluggableflow.cli.command import command, common, configured, is_default, shown
 from pluggableflow.cli.running import INTERRUPTED, SUCCEEDED
+from pluggableflow.conductor import Conductor
+from pluggableflow.connection import Connection
+from pluggableflow.exceptions import OptionError
 
 
 @command.command(short_help="Run the flows that a store has waiting, until it is told to stop.")
@@ -23,7 +27,6 @@ from pluggableflow.cli.running import INTERRUPTED, SUCCEEDED
     "prefixes",
     metavar="MODULE",
     multiple=True,
-    required=True,
     help="A package or module whose factories may be called; others are not trusted. May be repeated.",
 )
 @click.option("--max-flows", default=4, show_default=True, help="How many flows run at a time.")
@@ -67,20 +70,18 @@ def worker(
 
     SIGTERM and Ctrl-C let running tasks end and leave their flows to other workers. A second Ctrl-C stops at once.
     """
-    from pluggableflow.conductor import Conductor
-
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     sys.path.insert(0, os.getcwd())
     with closing(api.connect(url)) as connection:
-        conductor = Conductor(
+        conductor = _conductor(
             connection,
-            prefixes,
-            max_flows,
+            prefixes=prefixes,
+            max_flows=max_flows,
+            engine=engine,
+            lease_seconds=lease_seconds,
             poll_seconds=poll_seconds,
             max_attempts=max_attempts,
-            lease_seconds=lease_seconds,
-            engine=engine,
         )
         stopped = _Stopped()
 
@@ -95,6 +96,22 @@ def worker(
         logging.info("worker %d runs flows of %s", os.getpid(), shown(url))
         conductor.run(until_idle)
     return INTERRUPTED if stopped.by == signal.SIGINT else SUCCEEDED
+
+
+def _conductor(connection: Connection, **options: Any) -> Conductor:
+    """The conductor that the options of the command describe; those that were not given are as configured."""
+    conf = configured()
+    if conf is not None:
+        options = {name: value for name, value in options.items() if not is_default(name)}
+    if "prefixes" in options:
+        options["allowed_prefixes"] = options.pop("prefixes")
+        if not options["allowed_prefixes"]:
+            raise OptionError("say with --allow which packages the factories of flows may come from")
+    if conf is None:
+        return Conductor(connection, **options)
+    from pluggableflow import config
+
+    return config.conductor(conf, connection, **options)
 
 
 class _Stopped:
