@@ -28,12 +28,10 @@ LISTED: dict[str, str] = {
     **_on_both_engines(
         "test_engines",
         {
-            "test_correct_load": "it passes a class where a task belongs; that is refused at once",
             "test_parallel_flow_with_priority": "a task is told RUNNING as it begins, not as all are put into a queue",
             "test_sequential_flow_interrupted_externally": "the flow is suspended and can go on",
         },
     ),
-    "test_engines.SerialEngineTest.test_singlethreaded_is_the_default": "it passes a class where a task belongs",
     **_on_both_engines(
         "test_retries",
         {

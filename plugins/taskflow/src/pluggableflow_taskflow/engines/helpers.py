@@ -13,6 +13,7 @@ from pluggableflow.atom import Atom
 from pluggableflow.exceptions import NotFound
 from pluggableflow.flow import Flow
 from pluggableflow.middleware import FlowDetail, LogBook
+from pluggableflow.task import Task
 from pluggableflow_taskflow.engines.action_engine.engine import (
     ActionEngine,
     ParallelActionEngine,
@@ -44,6 +45,8 @@ def load(
     kind = _ENGINES.get(engine)
     if kind is None:
         raise NotFound(f"there is no engine {engine!r}; there are {', '.join(_ENGINES)}")
+    if isinstance(flow, type) and issubclass(flow, Task):
+        flow = flow()  # a task's class stands for a task with its default name
     if not isinstance(flow, (Atom, Flow)):
         raise TypeError(f"a flow or a task is run, not {flow!r}")
     options = {name: value for name, value in kwargs.items() if value is not None}
