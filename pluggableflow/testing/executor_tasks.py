@@ -7,10 +7,28 @@ import asyncio
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pluggableflow.task import Task
+
+#: What is waited for longer than this does not come.
+_LIMIT_SECONDS = 30
+_POLL_SECONDS = 0.01
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Block until the condition holds.
+
+    :raises TimeoutError: it does not
+    """
+    limit = time.monotonic() + _LIMIT_SECONDS
+    while not condition():
+        if time.monotonic() > limit:
+            raise TimeoutError(f"waited {_LIMIT_SECONDS} seconds in vain")
+        time.sleep(_POLL_SECONDS)
 
 
 async def add(a: int, b: int) -> int:
@@ -62,9 +80,45 @@ def note(path: str, text: str) -> None:
             notes.write(f"{text}\n")
 
 
+def hold(folder: str, me: str) -> str:
+    """Writes that it has begun, and waits to be released."""
+    (Path(folder) / me).touch()
+    wait_until((Path(folder) / "release").exists)
+    return me
+
+
+async def hold_coroutine(folder: str, me: str) -> str:
+    """Does what :func:`hold` does, and lets others run on its loop."""
+    (Path(folder) / me).touch()
+    for _ in range(int(_LIMIT_SECONDS / _POLL_SECONDS)):
+        if (Path(folder) / "release").exists():
+            return me
+        await asyncio.sleep(_POLL_SECONDS)
+    raise TimeoutError("nobody released it")
+
+
 class Halfway(Task):
     """Says that it is half done, and returns its key."""
 
     def execute(self) -> str:
         self.update_progress(0.5)
+        return self.idempotency_key
+
+
+class Listening(Task):
+    """Says that it has begun, and ends when it is told to."""
+
+    def execute(self, folder: str) -> str:
+        (Path(folder) / "listening").touch()
+        return "told" if self.cancelled.wait(_LIMIT_SECONDS) else "not told"
+
+
+class Keyed(Task):
+    """Notes its idempotency key; kills its process the first time."""
+
+    def execute(self, path: str) -> str:
+        with open(path, "a") as notes:
+            notes.write(f"{self.idempotency_key}\n")
+        if len(Path(path).read_text().splitlines()) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
         return self.idempotency_key

@@ -2,24 +2,25 @@
 """The contract of :class:`pluggableflow.executor.Executor`, as tests.
 
 The author of an executor subclasses :class:`ExecutorTests` and supplies the fixture ``executor``, a function that makes
-one from the number of its workers. An executor whose workers are threads of this process says ``killable = False``.
+one from the number of its workers. What its kind cannot do it declares (:class:`ExecutorKit`), and tests of that are
+skipped: an executor whose workers are threads of this process says ``killable = False`` and ``ends = ()``.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
-from queue import SimpleQueue
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 import pytest
 
-from pluggableflow.executor import CONTRACT_VERSION, Executor, Outcome, Work
+from pluggableflow.executor import CONTRACT_VERSION, Executor, Work
 from pluggableflow.task import FunctorTask
 from pluggableflow.testing import executor_tasks as tasks
+from pluggableflow.testing.executor_kit import Run
+from pluggableflow.testing.executor_load import LoadTests
 
 VALUES = [
     None, True, 7, 2**70, 1.5, "text \u00e9", [1], (1, 2), {1, 2}, frozenset({1}), {"a": 1, 2: "b"}, b"\x00",
@@ -27,42 +28,8 @@ VALUES = [
 ]  # fmt: skip
 
 
-class Run:
-    """A started executor, and the outcomes that it has handed back."""
-
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
-        self.outcomes: SimpleQueue[Outcome] = SimpleQueue()
-        self.reports: list[tuple[int, float]] = []
-        executor.start(self.outcomes.put)
-
-    def submit(self, node: int, function: Callable[..., Any], **arguments: Any) -> None:
-        task = FunctorTask(function, name=f"atom {node}", revert=tasks.undo)
-        self.executor.submit(Work(node, task, False, arguments, f"key {node}", self._report))
-
-    def _report(self, node: int, progress: float, _details: Any = None) -> None:
-        self.reports.append((node, progress))
-
-    def take(self, count: int) -> dict[int, Outcome]:
-        found = [self.outcomes.get() for _ in range(count)]
-        return {outcome.node: outcome for outcome in found}
-
-
-class ExecutorTests:
+class ExecutorTests(LoadTests):
     """Every rule of the contract. See the module."""
-
-    killable: ClassVar[bool] = True
-
-    @pytest.fixture
-    def executor(self) -> Callable[[int], Executor]:
-        """Makes an executor of so many workers, or of fewer if it cannot have so many."""
-        pytest.fail(f"{type(self).__name__} supplies no fixture `executor`", pytrace=False)
-
-    @pytest.fixture
-    def run(self, executor: Callable[[int], Executor]) -> Iterator[Run]:
-        made = Run(executor(2))
-        yield made
-        made.executor.stop()
 
     def test_it_states_its_contract(self, executor: Callable[[int], Executor]) -> None:
         made = executor(2)
@@ -113,15 +80,6 @@ class ExecutorTests:
         run.executor.stop()
         assert (tmp_path / "notes").read_text().split()[::2] == [str(node) for node in range(20)]
 
-    def test_no_more_runs_at_once_than_it_has_workers(self, run: Run, tmp_path: Any) -> None:
-        for node in range(40):
-            run.submit(node, tasks.note, path=str(tmp_path / "notes"), text=str(node))
-        run.executor.stop()
-        running: set[str] = set()
-        for text in (tmp_path / "notes").read_text().split():
-            running ^= {text}
-            assert len(running) <= run.executor.max_workers
-
     @pytest.mark.parametrize("drain", [True, False])
     def test_a_stop_while_busy_leaves_nothing_without_an_outcome(self, run: Run, tmp_path: Any, drain: bool) -> None:
         for node in range(20):
@@ -137,13 +95,6 @@ class ExecutorTests:
         run.executor.start(run.outcomes.put)
         run.submit(1, tasks.echo, value=2)
         assert run.take(1)[1].value == 2
-
-    def test_it_leaves_no_thread(self, executor: Any) -> None:
-        before = set(threading.enumerate())
-        run = Run(executor(2))
-        run.submit(0, tasks.echo, value=1)
-        run.executor.stop()
-        assert {thread for thread in threading.enumerate() if thread.name.startswith("pluggableflow")} <= before
 
     def test_a_pickling_fault_names_atom_and_part_and_disturbs_nothing(self, run: Run) -> None:
         if not run.executor.picklable:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,7 @@ from pluggableflow.testing import ExecutorTests
 
 class TestSerial(ExecutorTests):
     killable = False
+    immediate = True
 
     @pytest.fixture
     def executor(self) -> Callable[[int], Executor]:
@@ -26,6 +28,7 @@ class TestSerial(ExecutorTests):
 
 class TestThreads(ExecutorTests):
     killable = False
+    ends = ()
 
     @pytest.fixture
     def executor(self) -> Callable[[int], Executor]:
@@ -34,15 +37,19 @@ class TestThreads(ExecutorTests):
 
 class TestGivenThreads(ExecutorTests):
     killable = False
+    ends = ()
 
     @pytest.fixture
     def executor(self) -> Iterator[Callable[[int], Executor]]:
         with ThreadPoolExecutor(8) as pool:
+            together = threading.Barrier(8)
+            list(pool.map(lambda _: together.wait(), range(8)))  # it makes all its threads now
             yield lambda workers: ThreadsExecutor(workers, pool=pool)
 
 
 class TestAsyncio(ExecutorTests):
     killable = False
+    ends = ("coroutine",)
 
     @pytest.fixture
     def executor(self) -> Callable[[int], Executor]:
