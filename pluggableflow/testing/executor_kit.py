@@ -38,8 +38,14 @@ class Run:
         self.reports.append((node, progress))
 
     def take(self, count: int) -> dict[int, Outcome]:
-        found = [self.outcomes.get() for _ in range(count)]
+        found = [self.outcomes.get(timeout=tasks.LIMIT_SECONDS) for _ in range(count)]
         return {outcome.node: outcome for outcome in found}
+
+    def hold(self, function: Callable[..., Any], folder: Path) -> None:
+        """Occupy every worker until there is a file ``release`` in the folder; returns when all of that has begun."""
+        for node in range(self.executor.max_workers):
+            self.submit(node, function, folder=str(folder), me=f"held {node}")
+        tasks.wait_until(lambda: len(list(folder.iterdir())) == self.executor.max_workers)
 
     def stop_at_once(self) -> threading.Thread:
         """Stop, in a thread, because it may take until what runs is released."""
@@ -76,9 +82,6 @@ class ExecutorKit:
         """A folder in which a file ``release`` ends the work that occupies every worker of ``run``, and has begun."""
         if self.immediate:
             pytest.skip("work is run by `submit`, so none is held")
-        function = getattr(request, "param", tasks.hold)
-        for node in range(run.executor.max_workers):
-            run.submit(node, function, folder=str(tmp_path), me=f"held {node}")
-        tasks.wait_until(lambda: len(list(tmp_path.iterdir())) == run.executor.max_workers)
+        run.hold(getattr(request, "param", tasks.hold), tmp_path)
         yield tmp_path
         (tmp_path / "release").touch()

@@ -15,7 +15,7 @@ from typing import Any
 from pluggableflow.task import Task
 
 #: What is waited for longer than this does not come.
-_LIMIT_SECONDS = 30
+LIMIT_SECONDS = 15
 _POLL_SECONDS = 0.01
 
 
@@ -24,10 +24,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
     :raises TimeoutError: it does not
     """
-    limit = time.monotonic() + _LIMIT_SECONDS
+    limit = time.monotonic() + LIMIT_SECONDS
     while not condition():
         if time.monotonic() > limit:
-            raise TimeoutError(f"waited {_LIMIT_SECONDS} seconds in vain")
+            raise TimeoutError(f"waited {LIMIT_SECONDS} seconds in vain")
         time.sleep(_POLL_SECONDS)
 
 
@@ -53,8 +53,11 @@ def die(marker: str) -> str:
     return "survived"
 
 
-def always_die() -> None:
-    """Kills its process."""
+def always_die(path: str | None = None) -> None:
+    """Kills its process, after it has noted so."""
+    if path is not None:
+        with open(path, "a") as notes:
+            notes.write("died\n")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -80,6 +83,11 @@ def note(path: str, text: str) -> None:
             notes.write(f"{text}\n")
 
 
+async def note_coroutine(path: str, text: str) -> None:
+    """Does what :func:`note` does."""
+    note(path, text)
+
+
 def hold(folder: str, me: str) -> str:
     """Writes that it has begun, and waits to be released."""
     (Path(folder) / me).touch()
@@ -90,7 +98,7 @@ def hold(folder: str, me: str) -> str:
 async def hold_coroutine(folder: str, me: str) -> str:
     """Does what :func:`hold` does, and lets others run on its loop."""
     (Path(folder) / me).touch()
-    for _ in range(int(_LIMIT_SECONDS / _POLL_SECONDS)):
+    for _ in range(int(LIMIT_SECONDS / _POLL_SECONDS)):
         if (Path(folder) / "release").exists():
             return me
         await asyncio.sleep(_POLL_SECONDS)
@@ -110,7 +118,7 @@ class Listening(Task):
 
     def execute(self, folder: str) -> str:
         (Path(folder) / "listening").touch()
-        return "told" if self.cancelled.wait(_LIMIT_SECONDS) else "not told"
+        return "told" if self.cancelled.wait(LIMIT_SECONDS / 2) else "not told"
 
 
 class Keyed(Task):

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import pytest
 
-from pluggableflow.executor import CONTRACT_VERSION, Executor, Work
+from pluggableflow.executor import CONTRACT_VERSION, WORKER_DEATHS, Executor, Work
 from pluggableflow.task import FunctorTask
 from pluggableflow.testing import executor_tasks as tasks
 from pluggableflow.testing.executor_kit import Run
@@ -75,8 +75,12 @@ class ExecutorTests(LoadTests):
 
     def test_one_worker_begins_work_in_the_order_of_submission(self, executor: Any, tmp_path: Any) -> None:
         run = Run(executor(1))
+        if self.immediate:
+            (tmp_path / "release").touch()
+        run.submit(100, tasks.hold, folder=str(tmp_path), me="first")  # so that the others are waiting together
         for node in range(20):
             run.submit(node, tasks.note, path=str(tmp_path / "notes"), text=str(node))
+        (tmp_path / "release").touch()
         run.executor.stop()
         assert (tmp_path / "notes").read_text().split()[::2] == [str(node) for node in range(20)]
 
@@ -113,9 +117,10 @@ class ExecutorTests(LoadTests):
         if not self.killable:
             pytest.skip("workers are part of this process")
         run.submit(0, tasks.die, marker=str(tmp_path / "marker"))
-        run.submit(1, tasks.always_die)
+        run.submit(1, tasks.always_die, path=str(tmp_path / "deaths"))
         run.submit(2, tasks.echo, value=1)
         found = run.take(3)
         assert (found[0].value, found[2].value) == ("survived", 1)
         failure = found[1].failure
         assert failure is not None and "WorkerDied" in failure.exc_type_names[0] and "'atom 1'" in str(failure)
+        assert (tmp_path / "deaths").read_text() == "died\n" * WORKER_DEATHS

@@ -67,7 +67,11 @@ def edited(text: str, edits: Sequence[Edit]) -> str:
 
 def _span(text: str, function: str) -> tuple[int, int]:
     """Where the text of a function begins and ends."""
-    found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef) and node.name == function]
+    found = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == function
+    ]
     if len(found) != 1:
         raise ValueError(f"{len(found)} functions are called {function!r}, not one")
     lines = text.splitlines(keepends=True)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the kit for connections against faulty copies of our backends, each in a process of its own.
+"""Runs a kit against faulty copies of our plugins, each in a process of its own.
+
+A module names the faults, and the tests that certify what is faulty: ``backends.mutations`` is one.
 
 This one imports all that the copies share, and forks for each fault. The copy is made in memory, when the child imports
-the backend; the files stay as they are, and the tests are those of the backend itself.
+the plugin; the files stay as they are, and the tests are those of the plugin itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.abc
 import importlib.machinery
 import json
@@ -24,12 +27,8 @@ from typing import Any
 
 import pytest
 from backends.mutation_edits import Edit, Fault, edited
-from backends.mutations import CONTROL, FAULTS, TESTS
 
 ROOT = Path(__file__).parent.parent.parent
-#: Imported once for all, and not what is to be faulty.
-SHARED = ("alembic.command", "alembic.config", "sqlalchemy.dialects.sqlite", "stevedore.named", "sqlite3", "servers")
-FAULTY = ("pluggableflow.connections.memory", "pluggableflow_sqlalchemy")
 #: After this a test counts as hung, which is a failure of it.
 TEST_SECONDS = 30
 
@@ -64,11 +63,16 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Recorder:
-    """Notes which tests ran, and how those failed that did."""
+    """Notes which tests ran, and how those failed that did.
 
-    def __init__(self) -> None:
+    :param answer: file for what was noted when the first test has failed, which then ends the process: what a fault
+        has hung would hang the fixtures too
+    """
+
+    def __init__(self, answer: Path | None) -> None:
         self.passed: list[str] = []
         self.failed: list[tuple[str, str]] = []
+        self._answer = answer
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         name = report.nodeid.partition("::")[2]
@@ -76,13 +80,19 @@ class _Recorder:
             crash: Any = getattr(report.longrepr, "reprcrash", None)
             text = crash.message if crash is not None else str(report.longrepr)
             self.failed.append((name, text if report.when == "call" else f"{report.when}: {text}"))
+            if self._answer is not None and report.when == "call":
+                self._answer.write_text(json.dumps(self.so_far(1)))
+                os._exit(0)
         elif report.passed and report.when == "call":
             self.passed.append(name)
 
+    def so_far(self, code: int) -> dict[str, Any]:
+        return {"code": code, "passed": self.passed, "failed": self.failed}
 
-def run_kit(fault: Fault, folder: Path, selection: str) -> dict[str, Any]:
-    """In a child: the kit on a backend with a fault."""
-    recorder = _Recorder()
+
+def run_kit(fault: Fault, tests: str, folder: Path, selection: str) -> dict[str, Any]:
+    """In a child: the kit on a plugin with a fault."""
+    recorder = _Recorder(folder / "answer.json" if fault.edits else None)
     options = ["-q", "--no-header", "-p", "no:cacheprovider", "-p", "pytest_timeout", f"-otimeout={TEST_SECONDS}"]
     options += [f"--basetemp={folder / 'kit'}", f"--rootdir={ROOT}", f"-c{ROOT / 'pyproject.toml'}"]
     if selection:
@@ -90,14 +100,14 @@ def run_kit(fault: Fault, folder: Path, selection: str) -> dict[str, Any]:
     if fault.edits:
         sys.meta_path.insert(0, _Finder(fault))
         options.append("-x")
-    code = pytest.main([*options, str(ROOT / "tests" / "backends" / TESTS[fault.store])], plugins=[recorder])
-    return {"code": int(code), "passed": recorder.passed, "failed": recorder.failed}
+    code = pytest.main([*options, str(ROOT / "tests" / tests)], plugins=[recorder])
+    return recorder.so_far(int(code))
 
 
 class _Child:
     """A process that tries one fault."""
 
-    def __init__(self, fault: Fault, folder: Path, selection: str) -> None:
+    def __init__(self, fault: Fault, tests: str, folder: Path, selection: str) -> None:
         self.fault, self._answer = fault, folder / "answer.json"
         self._since = time.monotonic()
         self.pid = os.fork()
@@ -107,7 +117,7 @@ class _Child:
                 report = os.open(folder / "report.txt", os.O_WRONLY | os.O_CREAT)
                 os.dup2(report, 1)
                 os.dup2(report, 2)
-                answer = run_kit(fault, folder, selection)
+                answer = run_kit(fault, tests, folder, selection)
                 self._answer.write_text(json.dumps(answer))
             except BaseException:
                 traceback.print_exc()
@@ -122,9 +132,9 @@ class _Child:
         return {"fault": self.fault.name, "seconds": time.monotonic() - self._since, **answer}
 
 
-def run(names: Sequence[str], folder: Path, whole: bool) -> list[dict[str, Any]]:
+def run(module: Any, names: Sequence[str], folder: Path, whole: bool) -> list[dict[str, Any]]:
     """Try the faults of these names, as many at once as there are processors."""
-    every = {fault.name: fault for fault in (*CONTROL.values(), *FAULTS)}
+    every = {fault.name: fault for fault in (*module.CONTROL.values(), *module.FAULTS)}
     waiting, answers = [every[name] for name in names], []
     running: dict[int, _Child] = {}
     while waiting or running:
@@ -132,7 +142,7 @@ def run(names: Sequence[str], folder: Path, whole: bool) -> list[dict[str, Any]]
             fault = waiting.pop(0)
             place = folder / str(len(waiting))
             place.mkdir()
-            child = _Child(fault, place, "" if whole else fault.tests)
+            child = _Child(fault, module.TESTS[fault.store], place, "" if whole else fault.tests)
             running[child.pid] = child
         pid, _status = os.wait()
         answers.append(running.pop(pid).answer())
@@ -141,16 +151,15 @@ def run(names: Sequence[str], folder: Path, whole: bool) -> list[dict[str, Any]]
 
 def main() -> None:
     names, folder, whole = json.load(sys.stdin), Path(sys.argv[1]), sys.argv[2] == "whole"
+    module = importlib.import_module(sys.argv[3])
     os.chdir(ROOT)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # to look for them takes longer than most tests here
     os.environ.pop("PYTEST_ADDOPTS", None)
-    import pluggableflow.testing  # noqa: F401
-
-    for name in SHARED:
+    for name in module.SHARED:
         importlib.import_module(name)
-    loaded = [name for name in sys.modules if name.startswith(FAULTY)]
+    loaded = [name for name in sys.modules if name.startswith(module.FAULTY)]
     assert not loaded, f"{loaded} are imported already and cannot be made faulty"
-    json.dump(run(names, folder, whole), sys.stdout)
+    json.dump(run(module, names, folder, whole), sys.stdout)
 
 
 if __name__ == "__main__":

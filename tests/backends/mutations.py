@@ -13,7 +13,10 @@ from backends.mutation_values import VALUE_FAULTS
 FAULTS: tuple[Fault, ...] = (*COMMIT_FAULTS, *RECORD_FAULTS, *VALUE_FAULTS, *OWNERSHIP_FAULTS, *SQLITE_FAULTS)
 
 #: Backend to the class that certifies it.
-TESTS = {"memory": "test_memory.py::TestMemory", "pluggableflow_sqlalchemy": "test_sqlite.py::TestFile"}
+TESTS = {
+    "memory": "backends/test_memory.py::TestMemory",
+    "pluggableflow_sqlalchemy": "backends/test_sqlite.py::TestFile",
+}
 
 #: Backend to no fault at all, with the tests that are tried first for any of its faults.
 CONTROL: dict[str, Fault] = {
@@ -22,3 +25,15 @@ CONTROL: dict[str, Fault] = {
     )
     for store in TESTS
 }
+
+#: Imported once for all, and not what is to be faulty.
+SHARED = (
+    "pluggableflow.testing",
+    "alembic.command",
+    "alembic.config",
+    "sqlalchemy.dialects.sqlite",
+    "stevedore.named",
+    "sqlite3",
+    "servers",
+)
+FAULTY = ("pluggableflow.connections.memory", "pluggableflow_sqlalchemy")

@@ -26,9 +26,14 @@ def install(files: Mapping[str, str], folder: Path, target: Path) -> None:
     """Write the files into a folder, and install their distribution into another."""
     for name, text in files.items():
         (folder / name).write_text(text)
-    done = run(folder, target, "-m", "pip", "install", "--no-deps", *_isolation(), "--target", str(target), ".")
-    assert done.returncode == 0, done.stdout + done.stderr
+    pip_install(folder, target, ".")
     shutil.rmtree(folder / "build", ignore_errors=True)
+
+
+def pip_install(folder: Path, target: Path, what: str) -> None:
+    """Install a distribution from a place in the stranger's folder."""
+    done = run(folder, target, "-m", "pip", "install", "--no-deps", *_isolation(), "--target", str(target), what)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def run(folder: Path, target: Path, *command: str) -> subprocess.CompletedProcess[str]:
