@@ -26,7 +26,7 @@ class _Absent:
         _absent()
 
 
-_THIRD_PARTY: dict[str, dict[str, Any]] = {"etcd3gw": {"Etcd3Client": _Absent}, "redis": {"Redis": _Absent}}
+_THIRD_PARTY: dict[str, dict[str, Any]] = {"etcd3gw": {"Etcd3Client": _Absent}}
 _OF_TASKFLOW: dict[str, dict[str, Any]] = {
     "jobs": {},
     "jobs.backends": {"fetch": _absent},
