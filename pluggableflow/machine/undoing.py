@@ -53,7 +53,7 @@ class Undoing(Forward):
     def _resolve(self, node: int, origin: int | None = None) -> None:
         """Find out what a failure of ``node`` leads to; ``origin`` is the atom that keeps it."""
         origin = node if origin is None else origin
-        if self._never_resolve:
+        if self._never_resolve and not self.cancelled:
             self.stuck = True
             return
         retry = self.plan.retry_of[node]

@@ -8,7 +8,7 @@ be followed to the end, where nothing is enabled.
 
 Events are tuples: ``("start", task)``, ``("finish", task)``, ``("start_revert", task)``, ``("finish_revert", task)``,
 ``("execute", retry)``, ``("revert", retry)``, ``("on_failure", retry, failed, failure)``,
-``("decide", source, target)``.
+``("decide", source, target)``, ``("cancel", why)``, ``("withdraw", task)``.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from reference_flow import (
 
 PENDING, RUNNING, SUCCESS, FAILURE, IGNORE = "PENDING", "RUNNING", "SUCCESS", "FAILURE", "IGNORE"
 REVERTING, REVERTED, REVERT_FAILURE, RETRYING = "REVERTING", "REVERTED", "REVERT_FAILURE", "RETRYING"
+CANCELLED = "CANCELLED"
 NO_EFFECT = (PENDING, IGNORE, REVERTED)
 
 Event = tuple[str, ...]
@@ -79,6 +80,9 @@ class Reference:
     not_run: set[str] = field(default_factory=set)  # atoms and flows that failed because a decider raised
     interrupted: set[str] = field(default_factory=set)  # running when their process died
     stuck: bool = False
+    asked: str = ""  # why the flow is to be reverted and cancelled, from when that was asked for
+    cancelled: bool = False
+    resumed: set[str] = field(default_factory=set)  # run again after their process died
 
     def __post_init__(self) -> None:
         self.tree = Tree(self.flow)
@@ -162,6 +166,8 @@ class Reference:
     @property
     def final_state(self) -> str:
         """The state of the flow, once nothing is enabled."""
+        if self.cancelled and REVERT_FAILURE not in self.state.values():
+            return CANCELLED
         if self.stuck:
             return FAILURE
         return SUCCESS if self.done(self.flow) and not self.undoing else REVERTED
@@ -170,6 +176,8 @@ class Reference:
         """The failures that the run raises, once nothing is enabled."""
         if self.final_state == SUCCESS:
             return []
+        if self.final_state == CANCELLED:
+            return [f"pluggableflow.exceptions.Cancelled: flow {self.flow.name!r} was cancelled: {self.asked}"]
         return sorted([*self.failure.values(), *self.revert_failure.values()])
 
     # -- what may happen next -------------------------------------------------------------------------------------
@@ -179,6 +187,12 @@ class Reference:
         return list(self._enabled())
 
     def _enabled(self) -> Iterator[Event]:
+        if self.asked:
+            for name, state in self.state.items():
+                if state == RUNNING and name not in self.interrupted:
+                    yield ("withdraw", name)
+            if not self.cancelled:
+                yield ("cancel", self.asked)
         for question in self.questions:
             yield ("on_failure", question.retry, question.failed, question.failure)
         for name in self.tree.atoms:
@@ -242,9 +256,32 @@ class Reference:
     def _do_start(self, name: str) -> None:
         if name in self.interrupted:
             self.interrupted.discard(name)
+            self.resumed.add(name)
             return
         self.attempt[name] += 1
         self.state[name] = RUNNING
+
+    def _do_cancel(self, why: str) -> None:
+        self.cancelled = True
+        self._undo(EVERYTHING, REVERT_ALL)
+        self._give_up_interrupted()
+
+    def _do_withdraw(self, name: str) -> None:
+        """It waited for a worker when the flow was cancelled, and was not begun."""
+        if name in self.resumed:
+            self.interrupted.add(name)
+            if self.cancelled:
+                self._give_up_interrupted()
+        else:
+            self.attempt[name] -= 1
+            self.state[name] = PENDING
+
+    def _give_up_interrupted(self) -> None:
+        """What was running when its process died is not run again for a cancellation."""
+        for name in [name for name in self.interrupted if self.state[name] == RUNNING]:
+            self.interrupted.discard(name)
+            self.state[name] = FAILURE
+            self.failure[name] = f"pluggableflow.exceptions.Cancelled: atom {name!r} was cancelled: {self.asked}"
 
     def _do_finish(self, name: str) -> None:
         task = self.tree.atoms[name]
@@ -336,7 +373,7 @@ class Reference:
         if atom is not None:
             self.state[atom] = FAILURE
             self.failure[atom] = failure
-        if self.never_resolve:
+        if self.never_resolve and not self.cancelled:
             self.stuck = True
             return
         retries, scopes = self.tree.retries_around(failed), self.undone_by(failed)
@@ -395,6 +432,9 @@ class Reference:
     def crash(self) -> None:
         """The process dies right after a commit, and another one takes the flow up."""
         self.interrupted = {name for name, state in self.state.items() if state in (RUNNING, REVERTING)}
+        self.resumed.clear()
+        if self.cancelled:
+            self._give_up_interrupted()
         self.votes = {
             (source, target): vote for (source, target), vote in self.votes.items()
             if not self._untouched(self.tree.items[target])

@@ -9,6 +9,7 @@ of undoing and outcome are right for the schedule that happened to come about.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -25,10 +26,10 @@ from hypothesis import strategies as st
 from reference_flow import Flow, Link, Retry, Task
 from strategies import build, flows, store_of, text_of, texts
 
-from pluggableflow import api, states
+from pluggableflow import api, owner, states
 from pluggableflow.connection import Changes, Lease
 from pluggableflow.connections.memory import MemoryConnection
-from pluggableflow.exceptions import WrappedFailure
+from pluggableflow.exceptions import InvalidState, WrappedFailure
 from pluggableflow.executor import Executor, Outcome, Work, carry_out
 from pluggableflow.executors.threads import ThreadsExecutor
 from pluggableflow.failure import Failure
@@ -39,7 +40,7 @@ PROFILE = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
-FINISHED = (states.SUCCESS, states.FAILURE, states.REVERTED)
+FINISHED = tuple(states.FINISHED)
 
 
 class Crash(BaseException):
@@ -60,6 +61,7 @@ class Followed(MemoryConnection):
         self.reference = reference
         self.number, self.crash_at, self.before = 0, 0, False
         self.committed: Callable[[], None] = lambda: None
+        self.cancel_at, self.cancel = 0, lambda: None
         self.faults: list[str] = []
         self.forget()
 
@@ -104,23 +106,39 @@ class Followed(MemoryConnection):
         if self.number == self.crash_at and self.before:
             raise Crash
         revision = super().commit(lease, revision, changes)
-        self.follow([*(str(record["uuid"]) for record in changes.added), *changes.changed])
+        changed = [*(str(record["uuid"]) for record in changes.added), *changes.changed]
+        self.follow(changed, "request_handled" in changes.flow)
+        if self.number == self.cancel_at:
+            self._ask()
         if self.number == self.crash_at:
             raise Crash
         self.committed()
         return revision
 
-    def follow(self, changed: list[str]) -> None:
+    def _ask(self) -> None:
+        """Somebody has the flow reverted and cancelled, if it has not ended."""
+        with contextlib.suppress(InvalidState):
+            self.cancel()
+            self.reference.asked = f"{owner.identity()} asked for it"
+
+    def follow(self, changed: list[str], cancelled: bool) -> None:
         """Let happen what led to a commit: the ends of tasks, then the answers to questions, then starts."""
         tree, known = self.reference.tree, self.reference.state
         stored = {detail.name: detail.state for detail in map(self.get_atom_details, changed)}
         tasks = {name: state for name, state in stored.items() if isinstance(tree.atoms.get(name), Task)}
         for name, state in tasks.items():
+            if name in self.reference.interrupted:
+                continue
             if known[name] in (states.RUNNING, states.REVERTING) and known[name] != state:
                 finish = ("finish" if known[name] == states.RUNNING else "finish_revert", name)
+                if self.reference.asked and finish not in self.carried_out:
+                    self.let(("withdraw", name))
+                    continue
                 assert self.carried_out.count(finish) == 1, f"{finish} {self.carried_out.count(finish)} times"
                 self.carried_out.remove(finish)
                 self.let(finish)
+        if cancelled:
+            self.let(("cancel", self.reference.asked))
         self._follow_asked()
         for name, state in tasks.items():
             if state in (states.RUNNING, states.REVERTING) and known[name] != state:
@@ -176,9 +194,15 @@ class Shuffling(Executor):
         self._waiting.clear()
 
 
-def run(script: Flow, options: dict[str, Any], crashes: Sequence[tuple[int, bool]] = (), **engine: Any) -> None:
-    """Run a flow to its end, over crashes, each so many commits after the one before."""
+def run(
+    script: Flow, options: dict[str, Any], crashes: Sequence[tuple[int, bool]] = (), cancel_at: int = 0, **engine: Any
+) -> None:
+    """Run a flow to its end, over crashes, each so many commits after the one before.
+
+    :param cancel_at: number of the commit after which it is cancelled; 0 for none
+    """
     connection = Followed(ref.Reference(script, **options))
+    connection.cancel_at = cancel_at
     if isinstance(engine.get("executor"), Shuffling):
         connection.committed = engine["executor"].committed
     detail = api.create_flow_detail(build(script, connection.log), connection=connection)
@@ -200,6 +224,7 @@ def run_once(
     loaded = api.load(
         connection, build(script, connection.log), stored, store=store_of(script), **{**options, **engine}
     )
+    connection.cancel = lambda: loaded.cancel(revert=True)
     loaded.atom_notifier.register(states.RUNNING, connection.handed_out)
     loaded.atom_notifier.register(states.REVERTING, connection.handed_out)
     raised: Exception | None = None
@@ -302,6 +327,22 @@ def test_the_same_holds_of_the_parallel_engine_with_threads(
 ) -> None:
     executor = ThreadsExecutor(max_workers)
     run(script, options, crashes, engine="parallel", executor=executor, prefetch=prefetch)
+
+
+@pytest.mark.timeout(3600)
+@PROFILE
+@given(flows(), options_, crashes_, workers_, prefetch_, st.integers(0, 2**32), st.integers(1, 8))
+def test_the_same_holds_of_a_flow_that_is_cancelled(
+    script: Flow,
+    options: dict[str, bool],
+    crashes: list[tuple[int, bool]],
+    max_workers: int,
+    prefetch: int,
+    seed: int,
+    cancel_at: int,
+) -> None:
+    executor = Shuffling(max_workers, random.Random(seed))
+    run(script, options, crashes, cancel_at, engine="parallel", executor=executor, prefetch=prefetch)
 
 
 @settings(max_examples=50, deadline=None)

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 from pluggableflow import api, retry, states, task
+from pluggableflow.compiler import compile
 from pluggableflow.connection import CANCEL, CANCEL_AND_REVERT, SUSPEND, Connection
 from pluggableflow.connections.memory import MemoryConnection
 from pluggableflow.engine import Engine
 from pluggableflow.exceptions import Cancelled, InvalidState
+from pluggableflow.machine import Machine
 from pluggableflow.middleware import FlowDetail
-from pluggableflow.patterns import linear_flow
+from pluggableflow.patterns import linear_flow, unordered_flow
 
 Calls = list[str]
 Act = Callable[[], Any] | None
@@ -347,3 +349,41 @@ def _run_to_cancellation(connection: Connection, uuid: str, log: Path, revert: b
     loaded = api.load(connection, flow, connection.get_flow_details(uuid))
     with pytest.raises(Cancelled):
         loaded.run()
+
+
+# -- the machine alone --------------------------------------------------------------------------------------------
+
+
+def started(machine: Machine, count: int) -> list[int]:
+    """Let so many atoms start; returns their nodes."""
+    found = [machine.next_start() for _number in range(count)]
+    return [node for node in found if node is not None]
+
+
+def test_what_is_withdrawn_while_everything_is_undone_holds_up_nothing() -> None:
+    beside = unordered_flow.Flow("g").add(step("b", []), step("c", []))
+    machine = Machine(compile(linear_flow.Flow("f").add(step("a", []), beside)))
+    machine.begin()
+    (a,) = started(machine, 1)
+    machine.succeeded(a)
+    b, c = started(machine, 2)
+    machine.cancel()
+    machine.withdrawn(c)
+    assert started(machine, 1) == []
+    machine.succeeded(b)
+    assert started(machine, 2) == [b]
+    machine.reverted(b)
+    assert started(machine, 2) == [a]
+    machine.reverted(a)
+    assert machine.final_state == states.CANCELLED and not machine.has_work()
+
+
+def test_what_fails_after_a_cancellation_is_reverted_also_if_failures_are_not_to_be_resolved() -> None:
+    machine = Machine(compile(linear_flow.Flow("f").add(step("a", []))), never_resolve=True)
+    machine.begin()
+    (a,) = started(machine, 1)
+    machine.cancel()
+    machine.failed(a)
+    assert started(machine, 1) == [a]
+    machine.reverted(a)
+    assert machine.final_state == states.CANCELLED
