@@ -53,6 +53,7 @@ class Conductor:
     :param poll_seconds: how long to wait before the store is asked again when it had nothing to run
     :param on_engine: called with every engine before it runs, to register listeners
     :param options: of the engine type
+    :ivar max_flows: may be changed while it runs
     :raises OptionError: an option is impossible; :meth:`run` raises it for one of the engine's
     """
 
@@ -82,7 +83,7 @@ class Conductor:
         self._engine, self._on_engine = engine, on_engine
         self._lease_seconds = lease_seconds
         self._options = {**options, "lease_seconds": lease_seconds, "leave_timers": True}
-        self._max_flows = max_flows
+        self.max_flows = max_flows
         self._stopping = False
         self._wakes: SimpleQueue[None] = SimpleQueue()  # a flow has ended, or the conductor is to stop
         self._fault: Exception | None = None
@@ -102,7 +103,7 @@ class Conductor:
         """
         pause = self._poll_seconds
         while not self._stopping:
-            if len(self._running) >= self._max_flows:
+            if len(self._running) >= self.max_flows:
                 self._wakes.get()
                 continue
             try:
