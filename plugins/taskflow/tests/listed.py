@@ -42,10 +42,6 @@ LISTED: dict[str, str] = {
             "test_resumption_on_crash_after_revert_scheduled": "a revert that is run again is told again",
         },
     ),
-    **_on_both_engines(
-        "test_suspend",
-        {"test_storage_is_rechecked": "FlowMismatch tells of the changed inputs first, and that something has begun"},
-    ),
     "test_engine_helpers.EngineLoadingTestCase.test_options_empty": "options have their defaults",
     "test_engine_helpers.EngineLoadingTestCase.test_options_passthrough": "unknown options are refused",
     **{

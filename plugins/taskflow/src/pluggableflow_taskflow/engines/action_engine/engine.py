@@ -12,7 +12,7 @@ from typing import Any
 from pluggableflow.engines.action import ActionEngine as _ActionEngine
 from pluggableflow.engines.parallel import ParallelActionEngine as _ParallelActionEngine
 from pluggableflow.engines.serial import SerialActionEngine as _SerialActionEngine
-from pluggableflow.exceptions import MissingDependencies, OptionError
+from pluggableflow.exceptions import FlowMismatch, MissingDependencies, OptionError
 from pluggableflow.executor import Executor
 from pluggableflow.executors.threads import ThreadsExecutor
 from pluggableflow.failure import Failure
@@ -59,6 +59,10 @@ class ActionEngine(_ActionEngine):
         if fresh and state not in (states.PENDING, *_FINAL[:3]):
             details = {"flow_name": self.flow.name, "flow_uuid": self.storage.flow_uuid, "old_state": state}
             Notifier.notify(self.notifier, states.RESUMING, details)
+
+    def _mismatched(self, mismatch: FlowMismatch) -> None:
+        self.validate()  # an input that is gone is told as one that is missing, as TaskFlow does
+        super()._mismatched(mismatch)
 
     def validate(self) -> None:
         try:
