@@ -59,6 +59,12 @@ OPTIONS: Sequence[cfg.Opt] = (
         min=1,
         help="Seconds without a renewal after which another process may take a flow over.",
     ),
+    cfg.FloatOpt(
+        "grace_seconds",
+        default=10,
+        min=0,
+        help="Seconds that tasks of a cancelled flow have to end by themselves, before they are ended or given up.",
+    ),
     cfg.ListOpt(
         "allowed_prefixes",
         default=[],
@@ -195,7 +201,7 @@ def connect(conf: cfg.ConfigOpts, group: str = GROUP) -> Connection:
 def engine_options(conf: cfg.ConfigOpts, group: str = GROUP) -> dict[str, Any]:
     """The engine type and its options, as :func:`pluggableflow.api.load` takes them."""
     register_opts(conf, group)
-    names = ("engine", "executor", "max_workers", "prefetch", "lease_seconds")
+    names = ("engine", "executor", "max_workers", "prefetch", "lease_seconds", "grace_seconds")
     found = {name: value(conf, group, name) for name in names}
     return {name: each for name, each in found.items() if each is not None}
 
