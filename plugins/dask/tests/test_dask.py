@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The executor on a real cluster: the kit of its contract, given clients and addresses, and workers that are killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from distributed import Client
+from pluggableflow_dask import DaskExecutor
+
+from pluggableflow import api, retry, task
+from pluggableflow.exceptions import OptionError, WorkerDied, WrappedFailure
+from pluggableflow.executor import Executor
+from pluggableflow.patterns import linear_flow
+from pluggableflow.testing import ExecutorTests
+from pluggableflow.testing.executor_tasks import add, always_die, die
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[Client]:
+    with Client(address, set_as_default=False) as made:
+        made.wait_for_workers(2)
+        yield made
+
+
+class TestDask(ExecutorTests):
+    ends = ()
+
+    @pytest.fixture
+    def executor(self, client: Client) -> Callable[[int], Executor]:
+        client.wait_for_workers(2)
+        return lambda workers: DaskExecutor(workers, client=client)
+
+
+def test_by_name_it_uses_the_address_of_the_configuration(address: str, client: Client) -> None:
+    import dask
+
+    flow = linear_flow.Flow("f").add(task.FunctorTask(add, provides="sum"))
+    with dask.config.set({"scheduler-address": address}):
+        assert api.run(None, flow, store={"a": 1, "b": 2}, engine="parallel", executor="dask")["sum"] == 3
+
+
+def test_without_a_cluster_it_says_how_to_name_one() -> None:
+    with pytest.raises(OptionError, match="DASK_SCHEDULER_ADDRESS"):
+        DaskExecutor()
+
+
+def test_it_has_as_many_workers_as_the_cluster_has_threads(client: Client) -> None:
+    executor = DaskExecutor(client=client)
+    executor.start(lambda _outcome: None)
+    executor.stop()
+    assert executor.max_workers == sum(client.nthreads().values()) and client.status == "running"
+
+
+def test_an_atom_whose_worker_was_killed_runs_again(client: Client, tmp_path: Path) -> None:
+    flow = linear_flow.Flow("f").add(task.FunctorTask(die, provides="how"))
+    done = api.run(
+        None, flow, store={"marker": str(tmp_path / "m")}, engine="parallel", executor=DaskExecutor(client=client)
+    )
+    assert done["how"] == "survived"
+
+
+def test_what_kills_each_worker_fails_and_a_retry_of_the_engine_decides(client: Client, tmp_path: Path) -> None:
+    deaths = tmp_path / "deaths"
+    doomed = task.FunctorTask(always_die, inject={"path": str(deaths)})
+    flow = linear_flow.Flow("f", retry.Times(2)).add(doomed)
+    with pytest.raises((WorkerDied, WrappedFailure), match="'always_die': the worker died 3 times"):
+        api.run(None, flow, engine="parallel", executor=DaskExecutor(client=client))
+    assert deaths.read_text() == "died\n" * 6
