@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from pluggableflow.exceptions import OptionError, WorkerDied, WrappedFailure
 from pluggableflow.executor import Executor
 from pluggableflow.patterns import linear_flow
 from pluggableflow.testing import ExecutorTests
-from pluggableflow.testing.executor_tasks import add, always_die, die
+from pluggableflow.testing.executor_kit import Run
+from pluggableflow.testing.executor_tasks import LIMIT_SECONDS, add, always_die, die, echo, hold
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.timeout(240)
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[Client]:
     with Client(address, set_as_default=False) as made:
-        made.wait_for_workers(2)
+        made.wait_for_workers(4)
         yield made
 
 
@@ -32,7 +34,7 @@ class TestDask(ExecutorTests):
 
     @pytest.fixture
     def executor(self, client: Client) -> Callable[[int], Executor]:
-        client.wait_for_workers(2)
+        client.wait_for_workers(4)
         return lambda workers: DaskExecutor(workers, client=client)
 
 
@@ -71,3 +73,16 @@ def test_what_kills_each_worker_fails_and_a_retry_of_the_engine_decides(client: 
     with pytest.raises((WorkerDied, WrappedFailure), match="'always_die': the worker died 3 times"):
         api.run(None, flow, engine="parallel", executor=DaskExecutor(client=client))
     assert deaths.read_text() == "died\n" * 6
+
+
+def test_work_that_does_not_listen_is_given_up_and_makes_room(client: Client, tmp_path: Path) -> None:
+    client.wait_for_workers(4)
+    run, ended = Run(DaskExecutor(1, client=client)), threading.Event()
+    run.hold(hold, tmp_path)
+    assert not run.executor.end(0, ended.set)
+    run.submit(1, echo, value=2)
+    assert run.take(1)[1].value == 2 and not ended.is_set()
+    (tmp_path / "release").touch()
+    assert ended.wait(LIMIT_SECONDS)
+    run.executor.stop()
+    assert run.outcomes.empty()

@@ -52,7 +52,7 @@ def test_two_thousand_tasks_of_a_real_graph_run_after_their_parents_though_a_wor
         for each in before:
             flow.link(tasks[each], tasks[name])
     with Client(address, set_as_default=False) as client:
-        client.wait_for_workers(2)
+        client.wait_for_workers(4)
         times = api.run(None, flow, engine="parallel", executor=DaskExecutor(client=client))
     assert marker.exists()
     for name, before in graph.items():

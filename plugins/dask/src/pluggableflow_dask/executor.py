@@ -85,7 +85,8 @@ class DaskExecutor(Executor):
             del self._running[key]
             raise
         with self._lock:
-            self._running[key] = work, future  # keeps it alive: Dask drops what nobody holds
+            if key in self._running:
+                self._running[key] = work, future  # keeps it alive: Dask drops what nobody holds
         if work.cancelled.event.is_set():  # whoever set it may have come before the work was known
             self.cancel()
         future.add_done_callback(partial(self._ended, key, work))
