@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import plugins.stranger  # noqa: F401  (or pytest takes the name for the folder of our distributions)
 import pytest
 import servers
 from hypothesis import HealthCheck, settings

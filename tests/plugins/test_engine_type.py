@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from plugins.stranger import files_of, install, page, run
+from stranger import files_of, install, page, run
 
 FILES = files_of(page("write-an-engine-type.md"))
 COMMAND = ("-W", "error", "-m", "pluggableflow")

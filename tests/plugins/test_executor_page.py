@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from plugins.stranger import files_of, page, pip_install, run
+from stranger import files_of, page, pip_install, run
 
 from pluggableflow.executor import Executor
 from pluggableflow.testing.executor_kit import ExecutorKit

@@ -16,7 +16,7 @@ from pluggableflow_taskflow import engines, exceptions, states, task
 from pluggableflow_taskflow.patterns import linear_flow
 from pluggableflow_taskflow.persistence import backends
 from pluggableflow_taskflow.utils import persistence_utils
-from plugins.stranger import page
+from stranger import page
 
 from pluggableflow.exceptions import OptionError
 

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from plugins.stranger import files_of, install, page, run
+from stranger import files_of, install, page, run
 
 from pluggableflow.testing.abilities import ABILITIES, ConnectionKit
 

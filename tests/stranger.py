@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def page(name: str) -> str:
-    return (Path(__file__).parents[2] / "docs" / name).read_text()
+    return (Path(__file__).parents[1] / "docs" / name).read_text()
 
 
 def files_of(text: str) -> dict[str, str]:
