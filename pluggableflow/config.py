@@ -3,7 +3,8 @@
 
 A backend publishes options by naming a module as ``config_module`` of its connection class. The module has ``SUFFIX``,
 which makes the name of its group (``pluggableflow_redis``), ``OPTIONS``, and ``PARAMETERS``: the name of an option to
-the :class:`Parameter` of URLs that it stands for, by URL scheme. What a URL says itself wins over its group.
+the :class:`Parameter` of URLs that it stands for, by URL scheme. What a URL says itself wins over its group. The module
+of an executor has ``SUFFIX`` and ``OPTIONS``, which are named like the arguments of its class.
 
 Nothing here touches the global configuration of oslo.config; the caller passes the one that is meant.
 """
@@ -14,6 +15,7 @@ import copy
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -25,8 +27,9 @@ from pluggableflow.conductor import Conductor
 from pluggableflow.connection import Connection
 from pluggableflow.engine import Engine
 from pluggableflow.exceptions import OptionError
+from pluggableflow.executor import Executor
 from pluggableflow.flow import Flow
-from pluggableflow.loader import CONNECTIONS, load_plugin
+from pluggableflow.loader import CONNECTIONS, EXECUTORS, load_plugin
 from pluggableflow.middleware import FlowDetail, LogBook
 
 GROUP = "pluggableflow"
@@ -100,6 +103,11 @@ class Parameter(NamedTuple):
 def flag(value: bool) -> str:
     """How a boolean stands in a URL."""
     return "true" if value else "false"
+
+
+def attempts(retries: int) -> str:
+    """How a number of repetitions stands in a URL that counts attempts."""
+    return str(retries + 1)
 
 
 def milliseconds(seconds: float) -> str:
@@ -203,7 +211,21 @@ def engine_options(conf: cfg.ConfigOpts, group: str = GROUP) -> dict[str, Any]:
     register_opts(conf, group)
     names = ("engine", "executor", "max_workers", "prefetch", "lease_seconds", "grace_seconds")
     found = {name: value(conf, group, name) for name in names}
+    if found["executor"] is not None:
+        found["executor"] = _executor(conf, group, found["executor"])
     return {name: each for name, each in found.items() if each is not None}
+
+
+def _executor(conf: cfg.ConfigOpts, group: str, name: str) -> Any:
+    """The name of an executor, or what makes one with the options of its group."""
+    kind: type[Executor] = load_plugin(EXECUTORS, name)
+    if kind.config_module is None:
+        return name
+    module = importlib.import_module(kind.config_module)
+    own = f"{group}_{module.SUFFIX}"
+    conf.register_opts(module.OPTIONS, group=own)
+    given = {option.dest: value(conf, own, option.dest) for option in module.OPTIONS}
+    return partial(kind, **{option: each for option, each in given.items() if each is not None})
 
 
 def load(

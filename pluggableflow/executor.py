@@ -161,12 +161,14 @@ class Executor(ABC):
     again after it was stopped; it belongs to one engine at a time.
 
     :cvar contract_version: the ``CONTRACT_VERSION`` that this executor was written against
+    :cvar config_module: name of the module that publishes options for ini files, see :mod:`pluggableflow.config`
     :cvar picklable: whether tasks, arguments and results must be picklable
     :ivar max_workers: how many pieces of work run at once, at most; the engine has no more than that plus its prefetch
         submitted without an outcome
     """
 
     contract_version: ClassVar[int]
+    config_module: ClassVar[str | None] = None
     picklable: ClassVar[bool] = False
     max_workers: int
 

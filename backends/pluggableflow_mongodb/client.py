@@ -70,6 +70,8 @@ def shown(url: str) -> str:
 def options_of(url: str) -> tuple[str, str, Document]:
     """The prefix, the URL as the driver takes it, and its parameters as the driver understands them.
 
+    ``attempts`` stands among these, though it is not the driver's.
+
     :raises OptionError: a parameter is unknown or has an impossible value
     """
     canonical = {name.lower(): name for name in _DRIVER_PARAMETERS}
@@ -80,8 +82,11 @@ def options_of(url: str) -> tuple[str, str, Document]:
         if name == "prefix":
             prefix = value
             continue
+        if name == "attempts":
+            options[name] = _attempts(value)
+            continue
         if name.lower() not in canonical:
-            known = ", ".join(sorted({"prefix", *_DRIVER_PARAMETERS}, key=str.lower))
+            known = ", ".join(sorted({"prefix", "attempts", *_DRIVER_PARAMETERS}, key=str.lower))
             raise OptionError(f"mongodb:// has no parameter {name!r}; it has {known}")
         given[canonical[name.lower()]] = value
         try:
@@ -95,6 +100,12 @@ def options_of(url: str) -> tuple[str, str, Document]:
     base = url.partition("?")[0]
     base += "" if urlsplit(base).path else "/"
     return prefix, f"{base}?{urlencode(given)}", options
+
+
+def _attempts(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise OptionError(f"attempts must be a number above 0, not {text!r}")
+    return int(text)
 
 
 class Store:
@@ -184,8 +195,8 @@ class Store:
             raise StorageFailure(f"{self.place}: {_first_line(error)}") from error
 
     def repeated(self, statement: Callable[[], _Answer]) -> _Answer:
-        """Run what may safely be sent again, up to ``ATTEMPTS`` times while its errors are transient."""
-        for attempt in range(ATTEMPTS - 1):
+        """Run what may safely be sent again, up to ``attempts`` times while its errors are transient."""
+        for attempt in range(int(self._options.get("attempts", ATTEMPTS)) - 1):
             try:
                 return statement()
             except PyMongoError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from pluggableflow.config import GROUP, Parameter, flag, milliseconds
+from pluggableflow.config import GROUP, Parameter, attempts, flag, milliseconds
 
 SUFFIX = "mongodb"
 
@@ -18,6 +18,11 @@ OPTIONS: Sequence[cfg.Opt] = (
         max_length=30,
         regex="[A-Za-z0-9_]*$",
         help="What the names of all collections begin with. Default: pluggableflow_.",
+    ),
+    cfg.IntOpt(
+        "max_retries",
+        min=0,
+        help="How often a call is made again that met an error which may pass, such as a cut connection. Default: 5.",
     ),
     cfg.StrOpt("replica_set", help="Name of the replica set that the servers belong to."),
     cfg.StrOpt("auth_source", help="Database that the user is known in. Default: that of the URL, or admin."),
@@ -42,6 +47,7 @@ def _of(name: str, text: Callable[[Any], str] = str) -> dict[str, Parameter]:
 
 PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
     "collection_prefix": _of("prefix"),
+    "max_retries": _of("attempts", attempts),
     "replica_set": _of("replicaSet"),
     "auth_source": _of("authSource"),
     "server_selection_timeout": _of("serverSelectionTimeoutMS", milliseconds),

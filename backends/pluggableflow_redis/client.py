@@ -60,6 +60,8 @@ _DRIVER: dict[str, Callable[[str], Any]] = {
     "health_check_interval": int,
     "max_connections": int,
 }
+#: Parameters that are for us.
+_OURS: dict[str, Callable[[str], Any]] = {"prefix": str, "attempts": int}
 #: Of ``redis+sentinel`` alone: how to log in to the sentinels, who do not share the servers' passwords.
 _SENTINEL: dict[str, Callable[[str], Any]] = {"sentinel_username": str, "sentinel_password": str}
 
@@ -96,10 +98,13 @@ class Client:
 
     :param make: makes the driver's client, again in a process that was forked; ``None``: it was passed in
     :param place: the URL without its password, for errors
+    :param attempts: how often what meets transient errors is done, in all
     """
 
-    def __init__(self, client: Any, place: str, make: Callable[[], Any] | None = None) -> None:
-        self.place, self._make, self._client = place, make, client
+    def __init__(
+        self, client: Any, place: str, make: Callable[[], Any] | None = None, attempts: int = ATTEMPTS
+    ) -> None:
+        self.place, self._make, self._client, self._attempts = place, make, client, attempts
         self._lock, self._pid = threading.Lock(), os.getpid()
 
     @property
@@ -126,14 +131,14 @@ class Client:
 
         :raises StorageFailure: it failed too often, or for good
         """
-        for number in range(1, ATTEMPTS + 1):
+        for number in range(1, self._attempts + 1):
             try:
                 return work()
             except (RedisError, RedisClusterException, OSError) as error:
                 if isinstance(error, StorageFailure):
                     raise
                 lasting = not isinstance(error, TRANSIENT) or isinstance(error, _LASTING)
-                if lasting or number == ATTEMPTS:
+                if lasting or number == self._attempts:
                     raise self._failure(error) from error
             time.sleep(random.uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**number)))
         raise AssertionError("unreachable")
@@ -237,7 +242,7 @@ def place_of(client: Any) -> str:
     return f"redis://{known.get('host', known.get('path', 'localhost'))}:{known.get('port', '')}/{known.get('db', 0)}"
 
 
-def client_from_url(url: str) -> tuple[Client, dict[str, str]]:
+def client_from_url(url: str) -> tuple[Client, dict[str, Any]]:
     """A client for a URL, which connects when it is first used, and those of its parameters that are ours.
 
     :raises OptionError: a part of it is unknown or impossible
@@ -250,7 +255,7 @@ def client_from_url(url: str) -> tuple[Client, dict[str, str]]:
         )
     login, _, hosts = parts.netloc.rpartition("@")
     place = f"{scheme}://{hosts}{parts.path}"
-    ours: dict[str, str] = {}
+    ours: dict[str, Any] = {}
     options: dict[str, Any] = {"socket_timeout": 30.0, "socket_connect_timeout": 10.0, "retry": Retry(NoBackoff(), 0)}
     options |= {"max_connections": 2**31 - 1}  # a bound would make renewals wait, or fail
     if login:
@@ -258,17 +263,17 @@ def client_from_url(url: str) -> tuple[Client, dict[str, str]]:
         options |= {"username": unquote(user) or None, "password": unquote(password) or None}
     sentinel = {**_SENTINEL} if scheme.endswith("+sentinel") else {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        reader = ({"prefix": str} | _DRIVER | sentinel).get(name)
+        reader = (_OURS | _DRIVER | sentinel).get(name)
         if reader is None:
-            known = ", ".join(sorted({"prefix", *_DRIVER, *sentinel}))
+            known = ", ".join(sorted({*_OURS, *_DRIVER, *sentinel}))
             raise OptionError(f"{scheme} has no parameter {name!r}; it has {known}")
         if name.startswith("ssl_") and not scheme.startswith("rediss"):
             raise OptionError(f"{name} needs a connection with TLS; write rediss instead of redis in the scheme")
-        (ours if name == "prefix" or name in sentinel else options)[name] = _read(name, value, reader)
+        (ours if name in _OURS or name in sentinel else options)[name] = _read(name, value, reader)
     logins = {name[9:]: ours.pop(name) for name in sentinel if name in ours}
     nodes = [_host(each, 26379 if sentinel else 6379, url) for each in hosts.split(",")]
     make = _maker(scheme, nodes, parts.path.strip("/"), options, logins)
-    return Client(None, place, make), ours
+    return Client(None, place, make, ours.pop("attempts", ATTEMPTS)), ours
 
 
 def _read(name: str, text: str, reader: Callable[[str], Any]) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from oslo_config import cfg
 
-from pluggableflow.config import GROUP, Parameter
+from pluggableflow.config import GROUP, Parameter, attempts
 
 SUFFIX = "redis"
 
@@ -17,6 +17,11 @@ OPTIONS: Sequence[cfg.Opt] = (
         max_length=60,
         regex=r"[A-Za-z0-9_.:-]*$",
         help="What the names of all keys begin with. Default: pluggableflow_.",
+    ),
+    cfg.IntOpt(
+        "max_retries",
+        min=0,
+        help="How often a call is made again that met an error which may pass, such as a cut connection. Default: 5.",
     ),
     cfg.FloatOpt("socket_timeout", min=0.1, help="Seconds that a command waits for its answer. Default: 30."),
     cfg.FloatOpt("socket_connect_timeout", min=0.1, help="Seconds that a new connection may take. Default: 10."),
@@ -38,10 +43,9 @@ OPTIONS: Sequence[cfg.Opt] = (
     cfg.StrOpt("sentinel_password", secret=True, help="Password of that user."),
 )
 
+_PARTICULAR = {"key_prefix": Parameter("prefix"), "max_retries": Parameter("attempts", attempts)}
 PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
-    option.dest: {
-        scheme: Parameter("prefix" if option.dest == "key_prefix" else option.dest) for scheme in ("redis", "rediss")
-    }
+    option.dest: dict.fromkeys(("redis", "rediss"), _PARTICULAR.get(option.dest, Parameter(option.dest)))
     for option in OPTIONS
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from oslo_config import cfg
 
-from pluggableflow.config import GROUP, Parameter, flag
+from pluggableflow.config import GROUP, Parameter, attempts, flag
 
 SUFFIX = "sqlalchemy"
 
@@ -23,6 +23,11 @@ OPTIONS: Sequence[cfg.Opt] = (
         "sqlite_synchronous",
         choices=[("full", "every commit waits for the disk"), ("normal", "a power failure may undo the last commits")],
         help="How safe a commit of SQLite is. Default: full.",
+    ),
+    cfg.IntOpt(
+        "db_max_retries",
+        min=0,
+        help="How often a call is made again that met an error which may pass, such as a cut connection. Default: 5.",
     ),
     cfg.IntOpt("connect_timeout", min=1, help="Seconds that a new connection to PostgreSQL or MariaDB may take."),
     cfg.StrOpt(
@@ -46,6 +51,7 @@ def _tls(postgresql: str, mysql: str) -> dict[str, Parameter]:
 PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
     "table_prefix": {scheme: Parameter("prefix") for scheme in ("sqlite", *_SERVERS)},
     "sqlite_synchronous": {"sqlite": Parameter("synchronous")},
+    "db_max_retries": {scheme: Parameter("attempts", attempts) for scheme in ("sqlite", *_SERVERS)},
     "connect_timeout": {scheme: Parameter("connect_timeout") for scheme in _SERVERS},
     "ssl_mode": {"postgresql": Parameter("sslmode")},
     "ssl_check_hostname": {scheme: Parameter("ssl_check_hostname", flag) for scheme in ("mysql", "mariadb")},

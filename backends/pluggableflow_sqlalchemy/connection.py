@@ -69,7 +69,7 @@ def _resent(idempotent: bool, again_if_doubled: bool = False) -> Callable[[_Meth
     def decorate(method: _Method) -> _Method:
         @functools.wraps(method)
         def call(self: SQLAlchemyConnection, *args: Any, **options: Any) -> Any:
-            pauses = waits()
+            pauses = waits(self._attempts)
             while True:
                 try:
                     return method(self, *args, **options)
@@ -94,6 +94,7 @@ class SQLAlchemyConnection(Connection):
         SQLite file is switched to the write-ahead log for good, and that a database in memory has one connection,
         which gets its settings back after every use
     :param prefix: of all table names
+    :param attempts: how often a call that meets errors which pass is made, in all
     :param options: of the product: SQLite has ``synchronous``, "full" or "normal"
     :raises OptionError: an option is unknown or has an impossible value, or the product is not supported
     """
@@ -103,9 +104,12 @@ class SQLAlchemyConnection(Connection):
     durable = True
     shared = True
 
-    def __init__(self, engine: SQLEngine, *, prefix: str = "pluggableflow_", **options: str) -> None:
+    def __init__(
+        self, engine: SQLEngine, *, prefix: str = "pluggableflow_", attempts: str | None = None, **options: str
+    ) -> None:
         kind = _product(engine.dialect.name)
-        check_options(kind, {"prefix": prefix, **options})
+        check_options(kind, {"prefix": prefix, **({} if attempts is None else {"attempts": attempts}), **options})
+        self._attempts = None if attempts is None else int(attempts)
         self._database = kind(engine, Tables(prefix), **options)
         self._statements = Statements(self._database)
         self.durable = self.shared = self._database.durable

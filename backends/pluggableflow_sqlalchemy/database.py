@@ -55,7 +55,7 @@ class Database(ABC):
     :cvar begin_write: statements that begin a transaction which reads what is newest
     """
 
-    parameters: ClassVar[Mapping[str, tuple[str, ...] | None]] = {"prefix": None}
+    parameters: ClassVar[Mapping[str, tuple[str, ...] | None]] = {"prefix": None, "attempts": None}
     driver_parameters: ClassVar[frozenset[str]] = frozenset()
     extra: ClassVar[str] = "all"
     clock: ClassVar[ColumnElement[int]]
@@ -223,9 +223,9 @@ class ServerDatabase(Database):
         super().close()
 
 
-def waits() -> Iterator[float]:
+def waits(attempts: int | None) -> Iterator[float]:
     """Seconds to wait before each further attempt, with jitter so that many clients do not come back at once."""
-    for attempt in range(ATTEMPTS - 1):
+    for attempt in range((ATTEMPTS if attempts is None else attempts) - 1):
         longest = min(_FIRST_WAIT_SECONDS * 4**attempt, _LONGEST_WAIT_SECONDS)
         yield longest * (0.5 + random.random() / 2)
 
@@ -255,4 +255,7 @@ def check_options(kind: type[Database], given: Mapping[str, Any]) -> dict[str, s
         options[name] = value if allowed is None else value.lower()
     # Short, because names of indexes are made from it, and PostgreSQL cuts them off after 63 bytes.
     check_prefix(options.get("prefix", ""))
+    attempts = options.get("attempts", "1")
+    if not attempts.isdecimal() or int(attempts) < 1:
+        raise OptionError(f"attempts must be a number above 0, not {attempts!r}")
     return options

@@ -35,7 +35,7 @@ class SQLite(Database):
     ``commit`` keeps one database connection to itself, so that ``renew`` never waits for it in this process.
     """
 
-    parameters = {"prefix": None, "synchronous": ("full", "normal")}
+    parameters = {"prefix": None, "attempts": None, "synchronous": ("full", "normal")}
     clock = bindparam("clock", callable_=wall_clock, type_=BigInteger())
     begin_read = ("BEGIN",)
     begin_write = ("BEGIN IMMEDIATE",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from pluggableflow.connection import Connection
@@ -20,15 +21,15 @@ from pluggableflow.middleware import FlowDetail
 class ParallelActionEngine(ActionEngine):
     """Runs atoms on an executor, as many at once as it has workers. Options besides those of both engines:
 
-    * ``executor`` ("threads"): name of an installed executor, an :class:`Executor`, or a ``ThreadPoolExecutor``,
-      which is left running
+    * ``executor`` ("threads"): name of an installed executor, an :class:`Executor`, a ``functools.partial`` that makes
+      one for this engine, or a ``ThreadPoolExecutor``, which is left running
     * ``max_workers`` (chosen by the executor)
     * ``prefetch`` (``max_workers``): how many atoms more may be handed out, so that no worker waits for a commit
     """
 
     option_types = {
         **ActionEngine.option_types,
-        "executor": ("threads", (str, Executor, ThreadPoolExecutor)),
+        "executor": ("threads", (str, Executor, ThreadPoolExecutor, partial)),
         "max_workers": (None, (int, type(None))),
         "prefetch": (None, (int, type(None))),
     }
@@ -49,7 +50,7 @@ class ParallelActionEngine(ActionEngine):
             return given
         if isinstance(given, ThreadPoolExecutor):
             return ThreadsExecutor(max_workers, pool=given)
-        kind = load_plugin("pluggableflow.executors", given)
+        kind = load_plugin("pluggableflow.executors", given) if isinstance(given, str) else given
         executor: Executor = kind() if max_workers is None else kind(max_workers=max_workers)
         return executor
 

@@ -190,13 +190,13 @@ def _sqlalchemy_parameters(scheme: str) -> set[str]:
 def _mongodb_parameters() -> set[str]:
     from pluggableflow_mongodb import client
 
-    return {"prefix", *client._DRIVER_PARAMETERS}
+    return {"prefix", "attempts", *client._DRIVER_PARAMETERS}
 
 
 def _redis_parameters() -> set[str]:
     from pluggableflow_redis import client
 
-    return {"prefix", *client._DRIVER, *client._SENTINEL}
+    return {*client._OURS, *client._DRIVER, *client._SENTINEL}
 
 
 @pytest.mark.parametrize(

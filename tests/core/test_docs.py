@@ -36,8 +36,8 @@ OPTIONS: dict[str, Collection[str]] = {
     "SQLite": {*SQLite.parameters, *SQLite.driver_parameters},
     "PostgreSQL": {*PostgreSQL.parameters, *PostgreSQL.driver_parameters},
     "MariaDB and MySQL": {*MySQL.parameters, *MySQL.driver_parameters},
-    "MongoDB": {"prefix", *mongodb._DRIVER_PARAMETERS},
-    "Redis": {"prefix", *redis._DRIVER, *redis._SENTINEL},
+    "MongoDB": {"prefix", "attempts", *mongodb._DRIVER_PARAMETERS},
+    "Redis": {*redis._OURS, *redis._DRIVER, *redis._SENTINEL},
     "Directory": set(directory._PARAMETERS),
     "Memory": set(),
 }

@@ -11,7 +11,7 @@ import pytest
 from distributed import Client
 from pluggableflow_dask import DaskExecutor
 
-from pluggableflow import api, retry, task
+from pluggableflow import api, config, retry, task
 from pluggableflow.exceptions import OptionError, WorkerDied, WrappedFailure
 from pluggableflow.executor import Executor
 from pluggableflow.patterns import linear_flow
@@ -86,3 +86,17 @@ def test_work_that_does_not_listen_is_given_up_and_makes_room(client: Client, tm
     assert ended.wait(LIMIT_SECONDS)
     run.executor.stop()
     assert run.outcomes.empty()
+
+
+def test_an_ini_file_names_the_cluster_and_each_engine_gets_an_executor_of_its_own(
+    address: str, client: Client, tmp_path: Path
+) -> None:
+    file = tmp_path / "flows.conf"
+    file.write_text(
+        f"[pluggableflow]\nengine = parallel\nexecutor = dask\nmax_workers = 2\n"
+        f"[pluggableflow_dask]\naddress = {address}\n"
+    )
+    options = config.engine_options(config.read([str(file)]))
+    flow = linear_flow.Flow("f").add(task.FunctorTask(add, provides="sum"))
+    for b in (2, 3):
+        assert api.run(None, flow, store={"a": 1, "b": b}, **options)["sum"] == 1 + b

@@ -30,6 +30,7 @@ class DaskExecutor(Executor):
     """
 
     contract_version = 1
+    config_module = "pluggableflow_dask.config"
     picklable = True
 
     def __init__(
