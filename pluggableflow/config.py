@@ -2,9 +2,10 @@
 """Options of ini files: those of the core, and of the stores that publish their own, through oslo.config.
 
 A backend publishes options by naming a module as ``config_module`` of its connection class. The module has ``SUFFIX``,
-which makes the name of its group (``pluggableflow_redis``), ``OPTIONS``, and ``PARAMETERS``: the name of an option to
-the :class:`Parameter` of URLs that it stands for, by URL scheme. What a URL says itself wins over its group. The module
-of an executor has ``SUFFIX`` and ``OPTIONS``, which are named like the arguments of its class.
+which makes the name of its group (``pluggableflow_redis``); ``OPTIONS``; ``FILES``, the names of those that name a
+file; and ``PARAMETERS``, the name of an option to the :class:`Parameter` of URLs that it stands for, by URL scheme.
+What a URL says itself wins over its group. The module of an executor has ``SUFFIX`` and ``OPTIONS``, which are named
+like the arguments of its class.
 
 Nothing here touches the global configuration of oslo.config; the caller passes the one that is meant.
 """
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -29,7 +32,7 @@ from pluggableflow.engine import Engine
 from pluggableflow.exceptions import OptionError
 from pluggableflow.executor import Executor
 from pluggableflow.flow import Flow
-from pluggableflow.loader import CONNECTIONS, EXECUTORS, load_plugin
+from pluggableflow.loader import CONNECTIONS, ENGINES, EXECUTORS, load_plugin
 from pluggableflow.middleware import FlowDetail, LogBook
 
 GROUP = "pluggableflow"
@@ -142,8 +145,8 @@ def read(files: Sequence[str]) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     try:
         conf([], project="pluggableflow", default_config_files=list(files), default_config_dirs=[])
-    except (cfg.ConfigFilesNotFoundError, cfg.ConfigFileParseError, cfg.ConfigFilesPermissionDeniedError) as error:
-        raise OptionError(str(error)) from error
+    except (cfg.Error, OSError, UnicodeError) as error:
+        raise OptionError(f"{', '.join(files)}: {error}") from error
     register_opts(conf)
     for option in OPTIONS:
         value(conf, GROUP, option.dest)
@@ -156,8 +159,17 @@ def value(conf: cfg.ConfigOpts, group: str, name: str) -> Any:
     :raises OptionError: it is impossible; names option, group, file and what is allowed
     """
     try:
-        return conf[group][name]
-    except cfg.ConfigFileValueError as error:
+        found_value = conf[group][name]
+        if isinstance(found_value, float) and not math.isfinite(found_value):
+            raise OptionError(f"option {name} of group [{group}] is not valid: it must be a finite number")
+        return found_value
+    except (cfg.TemplateSubstitutionError, cfg.NoSuchOptError) as error:
+        raise OptionError(
+            f"option {name} of group [{group}] is not valid: {error}; write $$ where a $ is meant"
+        ) from error
+    except (cfg.Error, ValueError) as error:
+        if isinstance(error, OptionError):
+            raise
         found = re.search(r"LocationInfo\(.*detail='(.*?)'\) is not valid: (.*)", str(error), re.DOTALL)
         where, why = (f" in {found[1]}", found[2]) if found else ("", str(error))
         raise OptionError(f"option {name} of group [{group}]{where} is not valid: {why}") from error
@@ -184,6 +196,8 @@ def url(conf: cfg.ConfigOpts, group: str = GROUP) -> str:
         parameter = module.PARAMETERS[option.dest].get(scheme)
         if parameter is None:
             raise OptionError(f"option {option.dest} of group [{own}] says nothing of {scheme}://; remove it")
+        if option.dest in module.FILES and not Path(wanted).is_file():
+            raise OptionError(f"option {option.dest} of group [{own}] names {wanted!r}, which is no file")
         if parameter.name.lower() not in said:
             more.append(f"{parameter.name}={quote(parameter.text(wanted), safe='')}")
     if not more:
@@ -210,10 +224,22 @@ def engine_options(conf: cfg.ConfigOpts, group: str = GROUP) -> dict[str, Any]:
     """The engine type and its options, as :func:`pluggableflow.api.load` takes them."""
     register_opts(conf, group)
     names = ("engine", "executor", "max_workers", "prefetch", "lease_seconds", "grace_seconds")
-    found = {name: value(conf, group, name) for name in names}
-    if found["executor"] is not None:
+    found = {name: each for name in names if (each := value(conf, group, name)) is not None}
+    for name in found:
+        if not takes(found["engine"], name):
+            raise OptionError(
+                f"option {name} of group [{group}] says nothing of the engine type {found['engine']!r};"
+                " remove it, or choose another engine, such as parallel"
+            )
+    if "executor" in found:
         found["executor"] = _executor(conf, group, found["executor"])
-    return {name: each for name, each in found.items() if each is not None}
+    return found
+
+
+def takes(engine: str, option: str) -> bool:
+    """Whether an engine type has an option; what does not say which it has may have any."""
+    known = getattr(load_plugin(ENGINES, engine), "option_types", None)
+    return option == "engine" or known is None or option in known
 
 
 def _executor(conf: cfg.ConfigOpts, group: str, name: str) -> Any:
@@ -261,8 +287,10 @@ def conductor(conf: cfg.ConfigOpts, connection: Connection, group: str = GROUP, 
     """
     register_opts(conf, group)
     names = ("allowed_prefixes", "max_flows", "poll_seconds", "max_attempts")
-    found = {name: value(conf, group, name) for name in names}
-    return Conductor(connection, **{**found, **engine_options(conf, group), **options})
+    found = {name: value(conf, group, name) for name in names} | engine_options(conf, group)
+    if "engine" in options:
+        found = {name: each for name, each in found.items() if name in names or takes(options["engine"], name)}
+    return Conductor(connection, **{**found, **options})
 
 
 # -- for the samples of ini files: the options of the core, beside the URL of a store --------------------------------

@@ -16,7 +16,7 @@ OPTIONS: Sequence[cfg.Opt] = (
     cfg.StrOpt(
         "collection_prefix",
         max_length=30,
-        regex="[A-Za-z0-9_]*$",
+        regex="^[A-Za-z0-9_]*$",
         help="What the names of all collections begin with. Default: pluggableflow_.",
     ),
     cfg.IntOpt(
@@ -59,6 +59,9 @@ PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
     "tls_certificate_key_file_password": _of("tlsCertificateKeyFilePassword"),
     "tls_allow_invalid_hostnames": _of("tlsAllowInvalidHostnames", flag),
 }
+
+#: Options that name a file, which must be there.
+FILES = frozenset({"tls_ca_file", "tls_certificate_key_file"})
 
 
 def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:

@@ -15,7 +15,7 @@ OPTIONS: Sequence[cfg.Opt] = (
     cfg.StrOpt(
         "key_prefix",
         max_length=60,
-        regex=r"[A-Za-z0-9_.:-]*$",
+        regex=r"^[A-Za-z0-9_.:-]*$",
         help="What the names of all keys begin with. Default: pluggableflow_.",
     ),
     cfg.IntOpt(
@@ -45,9 +45,15 @@ OPTIONS: Sequence[cfg.Opt] = (
 
 _PARTICULAR = {"key_prefix": Parameter("prefix"), "max_retries": Parameter("attempts", attempts)}
 PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
-    option.dest: dict.fromkeys(("redis", "rediss"), _PARTICULAR.get(option.dest, Parameter(option.dest)))
+    option.dest: dict.fromkeys(
+        ("rediss",) if option.dest.startswith("ssl_") else ("redis", "rediss"),
+        _PARTICULAR.get(option.dest, Parameter(option.dest)),
+    )
     for option in OPTIONS
 }
+
+#: Options that name a file, which must be there.
+FILES = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 
 
 def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:

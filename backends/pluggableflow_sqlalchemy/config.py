@@ -15,7 +15,7 @@ OPTIONS: Sequence[cfg.Opt] = (
     cfg.StrOpt(
         "table_prefix",
         max_length=30,
-        regex="[A-Za-z0-9_]*$",
+        regex="^[A-Za-z0-9_]*$",
         help="What the names of all tables begin with, the table of the schema's version among them."
         " Default: pluggableflow_.",
     ),
@@ -32,8 +32,15 @@ OPTIONS: Sequence[cfg.Opt] = (
     cfg.IntOpt("connect_timeout", min=1, help="Seconds that a new connection to PostgreSQL or MariaDB may take."),
     cfg.StrOpt(
         "ssl_mode",
-        choices=["disable", "allow", "prefer", "require", "verify-ca", "verify-full"],
-        help="How PostgreSQL is spoken to through TLS; verify-full also checks that the server is the one named.",
+        choices=[
+            ("disable", "without TLS"),
+            ("allow", "with TLS if the server insists"),
+            ("prefer", "with TLS if the server can"),
+            ("require", "with TLS, whoever the server is"),
+            ("verify-ca", "with TLS and a certificate that ssl_ca has signed"),
+            ("verify-full", "with TLS and a certificate that ssl_ca has signed for this host"),
+        ],
+        help="How PostgreSQL is spoken to.",
     ),
     cfg.BoolOpt("ssl_check_hostname", help="Whether the certificate of MariaDB must name its host. Needs ssl_ca."),
     cfg.StrOpt("ssl_ca", help="File with the certificates of the authorities that PostgreSQL or MariaDB may have."),
@@ -59,6 +66,9 @@ PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
     "ssl_cert": _tls("sslcert", "ssl_cert"),
     "ssl_key": _tls("sslkey", "ssl_key"),
 }
+
+#: Options that name a file, which must be there.
+FILES = frozenset({"ssl_ca", "ssl_cert", "ssl_key"})
 
 
 def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:

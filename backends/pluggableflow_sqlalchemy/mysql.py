@@ -65,6 +65,8 @@ class MySQL(ServerDatabase):
 
         if "+" not in url.drivername:
             url = url.set(drivername=f"{url.drivername}+pymysql")
+        if url.query.get("ssl_check_hostname", "false") == "true" and "ssl_ca" not in url.query:
+            raise OptionError("ssl_check_hostname needs ssl_ca, without which no certificate is checked")
         flags = CLIENT.MULTI_STATEMENTS | CLIENT.FOUND_ROWS
         return create_engine(url, connect_args={"client_flag": flags, "charset": "utf8mb4"})
 

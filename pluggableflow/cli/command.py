@@ -104,11 +104,14 @@ def is_default(parameter: str) -> bool:
 def engine_options(engine: str) -> dict[str, Any]:
     """The engine type and its options: as configured, unless the command names another type."""
     conf = configured()
-    if conf is None or not is_default("engine"):
+    if conf is None:
         return {"engine": engine}
     from pluggableflow import config
 
-    return config.engine_options(conf)
+    found = config.engine_options(conf)
+    if is_default("engine"):
+        return found
+    return {name: value for name, value in found.items() if config.takes(engine, name)} | {"engine": engine}
 
 
 @contextmanager

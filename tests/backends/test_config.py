@@ -10,12 +10,14 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from oslo_config import cfg
 
 from pluggableflow import api, config, task
 from pluggableflow.exceptions import OptionError
+from pluggableflow.loader import connection_for
 from pluggableflow.patterns import linear_flow
 
 ROOT = Path(__file__).parents[2]
@@ -135,20 +137,21 @@ def test_the_core_does_without_oslo_config_until_it_is_used() -> None:
     "url, group, options, expected",
     [
         (
-            "postgresql://h/d", "sqlalchemy", "ssl_mode = verify-full\nssl_ca = /a b\nconnect_timeout = 5",
-            ["connect_timeout=5", "sslmode=verify-full", "sslrootcert=%2Fa%20b"],
+            "postgresql://h/d", "sqlalchemy", "ssl_mode = verify-full\nssl_ca = FOLDER/a b\nconnect_timeout = 5",
+            ["connect_timeout=5", "sslmode=verify-full", "sslrootcert=FOLDER%2Fa%20b"],
         ),
         (
-            "mariadb://h/d", "sqlalchemy", "ssl_ca = /ca\nssl_cert = /c\nssl_key = /k\nssl_check_hostname = true",
-            ["ssl_ca=%2Fca", "ssl_cert=%2Fc", "ssl_check_hostname=true", "ssl_key=%2Fk"],
+            "mariadb://h/d", "sqlalchemy",
+            "ssl_ca = FOLDER/ca\nssl_cert = FOLDER/c\nssl_key = FOLDER/k\nssl_check_hostname = true",
+            ["ssl_ca=FOLDER%2Fca", "ssl_cert=FOLDER%2Fc", "ssl_check_hostname=true", "ssl_key=FOLDER%2Fk"],
         ),
         (
-            "mongodb://h/d", "mongodb", "tls = true\ntls_ca_file = /ca\nconnect_timeout = 2.5\nreplica_set = r",
-            ["connectTimeoutMS=2500", "replicaSet=r", "tls=true", "tlsCAFile=%2Fca"],
+            "mongodb://h/d", "mongodb", "tls = true\ntls_ca_file = FOLDER/ca\nconnect_timeout = 2.5\nreplica_set = r",
+            ["connectTimeoutMS=2500", "replicaSet=r", "tls=true", "tlsCAFile=FOLDER%2Fca"],
         ),
         (
-            "rediss://h/0", "redis", "ssl_ca_certs = /ca\nssl_cert_reqs = required\nsocket_timeout = 4",
-            ["socket_timeout=4.0", "ssl_ca_certs=%2Fca", "ssl_cert_reqs=required"],
+            "rediss://h/0", "redis", "ssl_ca_certs = FOLDER/ca\nssl_cert_reqs = required\nsocket_timeout = 4",
+            ["socket_timeout=4.0", "ssl_ca_certs=FOLDER%2Fca", "ssl_cert_reqs=required"],
         ),
         ("sqlite:///f.db", "sqlalchemy", "table_prefix = t_", ["prefix=t_"]),
         ("sqlite:///f.db?prefix=u_", "sqlalchemy", "table_prefix = t_", ["prefix=u_"]),
@@ -157,8 +160,11 @@ def test_the_core_does_without_oslo_config_until_it_is_used() -> None:
 def test_options_of_a_group_become_parameters_of_the_url_unless_it_has_them(
     tmp_path: Path, url: str, group: str, options: str, expected: list[str]
 ) -> None:
+    for name in ("a b", "ca", "c", "k"):
+        (tmp_path / name).touch()
+    options = options.replace("FOLDER", str(tmp_path))
     file = write(tmp_path, f"connection = {url}", **{f"pluggableflow_{group}": options})
-    assert query(file) == expected
+    assert query(file) == [each.replace("FOLDER", quote(str(tmp_path), safe="")) for each in expected]
 
 
 @pytest.mark.parametrize(
@@ -206,6 +212,11 @@ def _redis_parameters() -> set[str]:
         ("lease_seconds = 0", {}, ["lease_seconds", "greater than or equal to 1"]),
         ("", {"pluggableflow_sqlalchemy": "ssl_mode = maybe"}, ["ssl_mode", "_sqlalchemy]", "verify-full"]),
         ("", {"pluggableflow_sqlalchemy": "ssl_mode = require"}, ["ssl_mode", "sqlite://"]),
+        ("", {"pluggableflow_sqlalchemy": "table_prefix = a b!!"}, ["table_prefix", "flows.conf"]),
+        ("", {"pluggableflow_sqlalchemy": "table_prefix = $name"}, ["table_prefix", "$$"]),
+        ("lease_seconds = nan", {}, ["lease_seconds", "finite"]),
+        ("connection = redis://h/0", {"pluggableflow_redis": "ssl_certfile = /c"}, ["ssl_certfile", "redis://"]),
+        ("connection = mongodb://h/d", {"pluggableflow_mongodb": "tls_ca_file = /none"}, ["tls_ca_file", "'/none'"]),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_told_with_option_group_file_and_what_is_allowed(
@@ -260,3 +271,34 @@ def test_secrets_are_marked_as_such() -> None:
         assert module is not None
         options += module.OPTIONS
     assert {option.dest for option in options if option.secret} == secret
+
+
+@pytest.mark.parametrize("named", ["serial", "parallel", "asyncio"])
+def test_an_engine_that_the_command_names_keeps_what_it_takes_of_the_file(tmp_path: Path, named: str) -> None:
+    (tmp_path / "flow.py").write_text(FLOW)
+    options = f"connection = sqlite:///{tmp_path}/flows.db\nengine = parallel\nmax_workers = 3\nexecutor = threads"
+    file = write(tmp_path, options)
+    command = [sys.executable, "-m", "pluggableflow", "--config-file", file, "run", "flow.py", "--engine", named]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_options_that_say_nothing_of_the_engine_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"max_workers of group \[pluggableflow\].*'serial'.*parallel"):
+        config.engine_options(config.read([write(tmp_path, "max_workers = 3")]))
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", b"max_workers = 3"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "flows.conf"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(OptionError, match="flows.conf"):
+        config.read([str(file)])
+
+
+def test_mariadb_does_not_pretend_to_check_a_host() -> None:
+    with pytest.raises(OptionError, match="ssl_check_hostname needs ssl_ca"):
+        connection_for("mariadb://h/d?ssl_check_hostname=true")
