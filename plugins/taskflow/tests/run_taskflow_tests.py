@@ -96,6 +96,10 @@ def _run(module: str, verbose: bool) -> Counter[str]:
         print(f"{module} cannot be loaded: {error!r}")
         return Counter(failed=1)
     counts: Counter[str] = Counter()
+    for name in LISTED:
+        if name.startswith(f"{module}.") and name not in result.verdicts:
+            print(f"failed: {name} is listed, and there is no such test")
+            counts["failed"] += 1
     for name, verdict in result.verdicts.items():
         if name in LISTED:
             verdict = "listed" if verdict == "failed" else "failed"
