@@ -108,6 +108,15 @@ def flag(value: bool) -> str:
     return "true" if value else "false"
 
 
+def retries_option(name: str) -> cfg.IntOpt:
+    """The option of a store that says how often a call is repeated; its text in a URL is made by :func:`attempts`."""
+    return cfg.IntOpt(
+        name,
+        min=0,
+        help="How often a call is made again that met an error which may pass, such as a cut connection. Default: 5.",
+    )
+
+
 def attempts(retries: int) -> str:
     """How a number of repetitions stands in a URL that counts attempts."""
     return str(retries + 1)
@@ -159,20 +168,18 @@ def value(conf: cfg.ConfigOpts, group: str, name: str) -> Any:
     :raises OptionError: it is impossible; names option, group, file and what is allowed
     """
     try:
-        found_value = conf[group][name]
-        if isinstance(found_value, float) and not math.isfinite(found_value):
-            raise OptionError(f"option {name} of group [{group}] is not valid: it must be a finite number")
-        return found_value
+        configured = conf[group][name]
     except (cfg.TemplateSubstitutionError, cfg.NoSuchOptError) as error:
         raise OptionError(
             f"option {name} of group [{group}] is not valid: {error}; write $$ where a $ is meant"
         ) from error
     except (cfg.Error, ValueError) as error:
-        if isinstance(error, OptionError):
-            raise
         found = re.search(r"LocationInfo\(.*detail='(.*?)'\) is not valid: (.*)", str(error), re.DOTALL)
         where, why = (f" in {found[1]}", found[2]) if found else ("", str(error))
         raise OptionError(f"option {name} of group [{group}]{where} is not valid: {why}") from error
+    if isinstance(configured, float) and not math.isfinite(configured):
+        raise OptionError(f"option {name} of group [{group}] is not valid: it must be a finite number")
+    return configured
 
 
 def url(conf: cfg.ConfigOpts, group: str = GROUP) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from pluggableflow.config import GROUP, Parameter, attempts, flag, milliseconds
+from pluggableflow.config import GROUP, Parameter, attempts, flag, milliseconds, retries_option
 
 SUFFIX = "mongodb"
 
@@ -19,11 +19,7 @@ OPTIONS: Sequence[cfg.Opt] = (
         regex="^[A-Za-z0-9_]*$",
         help="What the names of all collections begin with. Default: pluggableflow_.",
     ),
-    cfg.IntOpt(
-        "max_retries",
-        min=0,
-        help="How often a call is made again that met an error which may pass, such as a cut connection. Default: 5.",
-    ),
+    retries_option("max_retries"),
     cfg.StrOpt("replica_set", help="Name of the replica set that the servers belong to."),
     cfg.StrOpt("auth_source", help="Database that the user is known in. Default: that of the URL, or admin."),
     cfg.FloatOpt(

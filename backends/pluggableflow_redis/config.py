@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from oslo_config import cfg
 
-from pluggableflow.config import GROUP, Parameter, attempts
+from pluggableflow.config import GROUP, Parameter, attempts, retries_option
 
 SUFFIX = "redis"
 
@@ -18,11 +18,7 @@ OPTIONS: Sequence[cfg.Opt] = (
         regex=r"^[A-Za-z0-9_.:-]*$",
         help="What the names of all keys begin with. Default: pluggableflow_.",
     ),
-    cfg.IntOpt(
-        "max_retries",
-        min=0,
-        help="How often a call is made again that met an error which may pass, such as a cut connection. Default: 5.",
-    ),
+    retries_option("max_retries"),
     cfg.FloatOpt("socket_timeout", min=0.1, help="Seconds that a command waits for its answer. Default: 30."),
     cfg.FloatOpt("socket_connect_timeout", min=0.1, help="Seconds that a new connection may take. Default: 10."),
     cfg.IntOpt(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from oslo_config import cfg
 
-from pluggableflow.config import GROUP, Parameter, attempts, flag
+from pluggableflow.config import GROUP, Parameter, attempts, flag, retries_option
 
 SUFFIX = "sqlalchemy"
 
@@ -24,11 +24,7 @@ OPTIONS: Sequence[cfg.Opt] = (
         choices=[("full", "every commit waits for the disk"), ("normal", "a power failure may undo the last commits")],
         help="How safe a commit of SQLite is. Default: full.",
     ),
-    cfg.IntOpt(
-        "db_max_retries",
-        min=0,
-        help="How often a call is made again that met an error which may pass, such as a cut connection. Default: 5.",
-    ),
+    retries_option("db_max_retries"),
     cfg.IntOpt("connect_timeout", min=1, help="Seconds that a new connection to PostgreSQL or MariaDB may take."),
     cfg.StrOpt(
         "ssl_mode",
