@@ -283,10 +283,15 @@ class MariaDBServer(Server):
         installer = shutil.which("mariadb-install-db")
         if installer is None:
             raise ServerMissing("MariaDB is not installed; apt-get install mariadb-server")
+        # A server that starts removes the temporary tables of all others that share a folder for them.
+        temporary = self.folder / "temporary"
+        temporary.mkdir()
+        self.temporary = f"--tmpdir={temporary}"
         self.run(
             installer,
             "--no-defaults",
             f"--datadir={self.data}",
+            self.temporary,
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             f"--user={pwd.getpwuid(os.getuid()).pw_name}",
@@ -301,6 +306,7 @@ class MariaDBServer(Server):
             "--no-defaults",
             f"--user={pwd.getpwuid(os.getuid()).pw_name}",
             f"--datadir={self.data}",
+            self.temporary,
             f"--port={self.port}",
             f"--socket={self.folder}/socket",
             "--bind-address=127.0.0.1",
