@@ -337,16 +337,19 @@ def commit_faults(connection: Connection, changes: Changes) -> str | None:
     """Why a connection could not take these changes for their size, or ``None``. Backends ask it in ``commit``."""
     size, largest = 0, connection.largest_value_bytes
     for record in (changes.flow, *changes.added, *changes.changed.values()):
-        for column, value in record.items():
-            if type(value) is str:
-                size += len(value)
-                if len(value) > largest:
-                    return f"{column} has {len(value)} bytes, at most {largest} can be stored"
-            else:
-                size += _NUMBER_BYTES
+        texts = [value for value in record.values() if type(value) is str]
+        lengths = [*map(len, texts)]
+        size += sum(lengths) + _NUMBER_BYTES * (len(record) - len(texts))
+        if lengths and max(lengths) > largest:
+            return f"{_longest(record)} has {max(lengths)} bytes, at most {largest} can be stored"
     if size > connection.largest_commit_bytes:
         return f"a commit of {size} bytes is larger than the store's {connection.largest_commit_bytes}"
     return None
+
+
+def _longest(record: Record) -> str:
+    """The column with the longest text."""
+    return max(record, key=lambda column: len(value) if type(value := record[column]) is str else 0)
 
 
 def check_names(flow_uuid: str, records: Collection[Record], stored: Mapping[str, str]) -> None:

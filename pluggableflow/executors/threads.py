@@ -34,7 +34,7 @@ class ThreadsExecutor(Executor):
         self._pool = pool
         self._line: Line | None = None  # before the given pool
         self._threads: list[threading.Thread] = []
-        self._idle = threading.Semaphore(0)
+        self._idle: list[None] = []  # as many as threads that wait for work, as long as there may be more threads
         self._work: SimpleQueue[Work | None] = SimpleQueue()
         # Whoever takes work out of here has it: the thread that has ended it, or who gives it up before.
         self._running: dict[object, Work] = {}
@@ -52,8 +52,11 @@ class ThreadsExecutor(Executor):
             self._line.add(work)
             return
         self._work.put(work)
-        if not self._idle.acquire(blocking=False) and len(self._threads) < self.max_workers:
-            self._add_thread()
+        if len(self._threads) < self.max_workers:
+            try:
+                self._idle.pop()
+            except IndexError:
+                self._add_thread()
 
     def _add_thread(self) -> None:
         name = f"pluggableflow_{len(self._threads)}"
@@ -74,7 +77,8 @@ class ThreadsExecutor(Executor):
                 return
             self._done(outcome)
             del work, outcome  # an idle thread keeps nothing alive
-            self._idle.release()
+            if len(self._threads) < self.max_workers:
+                self._idle.append(None)
 
     def _give_up(self, node: int, ended: Callable[[], None]) -> object:
         """Take work that runs from whoever runs it; returns who that is, or ``None`` if its outcome comes."""
@@ -130,7 +134,7 @@ class ThreadsExecutor(Executor):
             self._work.put(None)
         for thread in self._threads:
             thread.join()
-        self._threads, self._idle = [], threading.Semaphore(0)
+        self._threads, self._idle = [], []
         atexit.unregister(self.stop)
 
 

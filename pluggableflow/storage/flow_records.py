@@ -15,7 +15,7 @@ from pluggableflow.connection import Changes, Connection
 from pluggableflow.exceptions import Duplicate, EncodingError, NotFound, ValueTooLarge
 from pluggableflow.failure import Failure
 from pluggableflow.flow import Depth
-from pluggableflow.middleware import AtomDetail, FlowDetail, Record, RetryDetail, Scalar, TaskDetail, new_uuids
+from pluggableflow.middleware import AtomDetail, FlowDetail, Record, RetryDetail, TaskDetail, new_uuids
 from pluggableflow.retry import Retry
 from pluggableflow.secret import Masks, Secret
 
@@ -77,6 +77,7 @@ class FlowRecords:
         self._leased = False
         self._by_name: dict[str, AtomDetail] = {}
         self._atoms: dict[str, Atom] = {}
+        self._newer: dict[str, str] = {}  # versions of atoms that their details do not have yet
         self._nodes: list[AtomDetail | None] = []
         self._transient: dict[str, Any] = {}
         self._atom_args: dict[str, dict[str, Any]] = {}
@@ -165,6 +166,8 @@ class FlowRecords:
                 detail.version = atom.version_text
                 details[detail.uuid] = detail
                 by_name[atom.name] = detail
+            elif detail.version != atom.version_text:
+                self._newer[atom.name] = atom.version_text
             self._atoms[atom.name] = atom
             nodes.append(detail)
         self._nodes = nodes
@@ -201,7 +204,17 @@ class FlowRecords:
                 changes.changed[uuid] = patch
             else:
                 detail = self.flow_detail._atoms[uuid]
-                changes.added.append(_NEW_RECORD | _identity(detail) | patch)
+                changes.added.append(
+                    {
+                        **_NEW_RECORD,
+                        "uuid": uuid,
+                        "parent_uuid": detail.parent_uuid,
+                        "name": detail.name,
+                        "kind": detail.kind,
+                        "version": detail.version,
+                        **patch,
+                    }
+                )
                 self._stored.add(uuid)
         self._flow_patch, self._patches = {}, {}
         self.pending_bytes = 0
@@ -300,11 +313,12 @@ class FlowRecords:
         else:
             text = self.encode(value) if self._connection is not None else None
             detail.results = value
+        columns: Record = {"results": text}
         if detail.failure is not None:
-            detail.failure = None
+            detail.failure = columns["failure"] = None
             self._failures.pop(detail.name, None)
         if self._connection is not None:
-            self._patch(detail, {"results": text, "failure": None})
+            self._patch(detail, columns)
 
     def keep_failure(self, node: int, failure: Failure) -> None:
         """Keep what an atom's execute, or a decision about it, raised."""
@@ -371,13 +385,13 @@ class FlowRecords:
     def keep_signature(self, node: int, signature: str) -> None:
         """Keep what an atom is as it begins: its signature and its version."""
         detail = self.node_detail(node)
+        columns: Record = {}
         if detail.signature != signature:
-            detail.signature = signature
-            self._patch(detail, {"signature": signature})
-        version = self._atoms[detail.name].version_text
-        if detail.version != version:
-            detail.version = version
-            self._patch(detail, {"version": version})
+            detail.signature = columns["signature"] = signature
+        if detail.name in self._newer:
+            detail.version = columns["version"] = self._newer.pop(detail.name)
+        if columns:
+            self._patch(detail, columns)
 
     def arguments(self, atom_name: str, inputs: Iterable[Input], reveal: bool = True) -> dict[str, Any]:
         """The arguments for a method of an atom.
@@ -453,16 +467,6 @@ class FlowRecords:
 
 def _is_empty(value: Any) -> bool:
     return isinstance(value, Secret) and value.is_empty
-
-
-def _identity(detail: AtomDetail) -> dict[str, Scalar]:
-    return {
-        "uuid": detail.uuid,
-        "parent_uuid": detail.parent_uuid,
-        "name": detail.name,
-        "kind": detail.kind,
-        "version": detail.version,
-    }
 
 
 def select(result: Any, selector: Any) -> Any:
