@@ -107,10 +107,10 @@ class Books:
     def _stage(self, flow_uuid: str, mark: bytes, flow: Record, atoms: list[Record], time: int) -> bool:
         """Write a flow that nobody sees yet; ``False``: there is one of that uuid already."""
         put, _ = flow_fields(flow)
-        put += (b"mark", mark, b"atom_count", len(atoms), b"indexed", len(atoms))
+        put += ("mark", mark, "atom_count", len(atoms), "indexed", len(atoms))
         since = _takeable(flow, time)
         if since is not None:
-            put += (b"hint", 1, b"hint_at", since)
+            put += ("hint", 1, "hint_at", since)
         replaced, first = b"", self._atoms(atoms[:_ATOMS_PER_CALL], flow_uuid, 0)
         while True:
             answer = self._client.run(
@@ -139,10 +139,10 @@ class Books:
         fields: list[Any] = []
         names: list[Any] = []
         for position, atom in enumerate(atoms, before + 1):
-            uuid = str(atom["uuid"]).encode()
+            uuid = str(atom["uuid"])
             atom_fields(uuid, {**atom, "parent_uuid": flow_uuid}, fields)
-            fields += (uuid + b":position", position)
-            names += (uuid, str(atom["name"]).encode())
+            fields += (f"{uuid}:position", position)
+            names += (uuid, atom["name"])
         return fields, names
 
     # -- destroy --------------------------------------------------------------------------------------------------

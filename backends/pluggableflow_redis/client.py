@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
 import random
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import msgpack
 import redis
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
@@ -25,6 +26,7 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisClusterException,
     RedisError,
+    ResponseError,
     TryAgainError,
 )
 from redis.retry import Retry
@@ -76,18 +78,11 @@ class Script:
         self.sha = hashlib.sha1(self.text).hexdigest().encode()
 
 
-_SHORT = [b"\xd9" + bytes([length]) for length in range(256)]
-_FOUR = struct.Struct(">I").pack
-
-
 def packed(values: Sequence[Any]) -> bytes:
     """A MessagePack array of texts, which a script unpacks much faster than the driver sends as many arguments."""
-    texts = [value if type(value) is bytes else b"%d" % value for value in values]
-    parts = [b"\xdd" + _FOUR(len(texts))]
-    for text in texts:
-        length = len(text)
-        parts += (_SHORT[length] if length < 256 else b"\xdb" + _FOUR(length), text)
-    return b"".join(parts)
+    # Not as numbers: those of scripts have 53 bits only.
+    texts = [str(value) if type(value) is int else value for value in values]
+    return bytes(msgpack.packb(texts, use_bin_type=False))
 
 
 Call = tuple[Script, Sequence[bytes], Sequence[Any]]
@@ -106,6 +101,7 @@ class Client:
     ) -> None:
         self.place, self._make, self._client, self._attempts = place, make, client, attempts
         self._lock, self._pid = threading.Lock(), os.getpid()
+        self._free: list[Any] = []  # connections of the driver, taken out of its pool
 
     @property
     def driver(self) -> Any:
@@ -113,7 +109,7 @@ class Client:
         if self._make is not None and (self._client is None or os.getpid() != self._pid):
             if os.getpid() != self._pid:
                 # Another thread of the parent may have held the old lock. The parent's client is left as it is.
-                self._lock, self._pid, self._client = threading.Lock(), os.getpid(), None
+                self._lock, self._pid, self._client, self._free = threading.Lock(), os.getpid(), None, []
             with self._lock:
                 if self._client is None:
                     self._client = self._make()
@@ -124,7 +120,7 @@ class Client:
         if self._make is not None and self._client is not None:
             if os.getpid() == self._pid:
                 _close(self._client)
-            self._client = None
+            self._client, self._free = None, []
 
     def attempt(self, work: Callable[[], T]) -> T:
         """Do what may be done twice, and again after a transient error.
@@ -157,11 +153,39 @@ class Client:
             raise self._failure(error) from error
 
     def _run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
-        execute, count = self.driver.execute_command, len(keys)
         try:
-            return execute("EVALSHA", script.sha, count, *keys, *arguments, **{NEVER_DECODE: True})
+            return self._send("EVALSHA", script.sha, len(keys), *keys, *arguments)
         except NoScriptError:
-            return execute("EVAL", script.text, count, *keys, *arguments, **{NEVER_DECODE: True})
+            return self._send("EVAL", script.text, len(keys), *keys, *arguments)
+
+    def _send(self, *parts: Any) -> Any:
+        """Send one command, if possible past the driver's pool: on a connection that no other call uses now.
+
+        A client that was passed in may have a pool with a bound, so a connection is not kept from that. Nor are those
+        of a cluster, where the driver finds the server. One that was cut meanwhile fails, and the next is a new one.
+        """
+        driver = self.driver
+        if self._make is None or _is_cluster(driver):
+            return driver.execute_command(*parts, **{NEVER_DECODE: True})
+        free = self._free
+        try:
+            connection = free.pop()
+        except IndexError:
+            connection = driver.connection_pool.get_connection()
+        try:
+            connection.send_packed_command((_request(parts),))
+            answer = connection.read_response(disable_decoding=True)
+        except ResponseError:
+            free.append(connection)
+            raise
+        except BaseException:
+            # It may be in the middle of an answer; and where the server has gone, the others are cut off as well.
+            for each in (connection, *_taken(free)):
+                each.disconnect()
+                driver.connection_pool.release(each)
+            raise
+        free.append(connection)
+        return answer
 
     def run_many(self, calls: Iterable[Call]) -> list[Any]:
         """Run scripts on many keys, sent together; the answer to each, an error of the server included."""
@@ -215,6 +239,19 @@ class Client:
         if isinstance(error, RedisClusterException):
             return StorageFailure(f"{self.place}: {error}; is the cluster running, and are all its slots served?")
         return StorageFailure(f"{self.place}: {error}")
+
+
+def _request(parts: Iterable[Any]) -> bytes:
+    """A command as it is sent, in one piece."""
+    texts = [part if type(part) is bytes else str(part).encode() for part in parts]
+    return b"".join([b"*%d\r\n" % len(texts), *[b"$%d\r\n%b\r\n" % (len(text), text) for text in texts]])
+
+
+def _taken(free: list[Any]) -> Iterator[Any]:
+    """Empty a list that other threads use as well."""
+    while free:
+        with contextlib.suppress(IndexError):
+            yield free.pop()
 
 
 def _close(client: Any) -> None:

@@ -148,6 +148,8 @@ class RedisConnection(Connection):
         while True:
             sent = (packed(arguments),) if pack else arguments
             answer: Sequence[Any] = self._client.run(script, keys, sent)
+            if answer == b"ok":  # a status, which costs the driver less to read than a list
+                answer = [answer]
             if answer[0] == b"hint":
                 assert hint_at is not None
                 arguments[hint_at : hint_at + 2] = self._index.add_hint(flow_uuid, answer)
@@ -335,19 +337,21 @@ class RedisConnection(Connection):
         if fault is not None:
             raise ValueTooLarge(fault)
         put, drop = flow_fields(changes.flow)
-        put += (b"revision", revision + 1)
+        put += ("revision", revision + 1)
         atom_put: list[Any] = []
-        atom_drop: list[Any] = []
-        changed = [uuid.encode() for uuid in changes.changed]
-        for uuid, columns in zip(changed, changes.changed.values(), strict=True):
+        atom_drop: list[str] = []
+        fields: list[str] = []
+        names: list[Any] = []
+        for uuid, columns in changes.changed.items():
+            fields.append(uuid + ":revision")
             atom_fields(uuid, columns, atom_put, atom_drop)
-        added: list[bytes] = []
         for record in changes.added:
-            uuid = str(record["uuid"]).encode()
+            uuid = str(record["uuid"])
+            fields.append(uuid + ":position")
+            names += (record["name"], uuid)
             atom_fields(uuid, {**record, "parent_uuid": lease.flow_uuid, "revision": 1}, atom_put)
-            added += (str(record["name"]).encode(), uuid)
-        arguments: list[Any] = [lease.token.encode(), revision, b"", b"", len(put), len(drop), len(changed)]
-        arguments += (len(added) // 2, len(atom_drop), *put, *drop, *changed, *added, *atom_drop, *atom_put)
+        arguments = [lease.token, revision, "", "", len(put), len(drop), len(changes.changed), len(changes.added)]
+        arguments += (len(atom_drop), *put, *drop, *fields, *names, *atom_drop, *atom_put)
         script = flow_scripts.COMMIT if _SCANNED.isdisjoint(changes.flow) else flow_scripts.COMMIT_SCANNED
         self._refuse(lease.flow_uuid, self._ask(script, lease.flow_uuid, arguments, 2, pack=True))
         return revision + 1
@@ -460,12 +464,11 @@ def _no_atom(uuid: str) -> NotFound:
 def _updates(atoms: Sequence[Any], flow: list[Any]) -> list[Any]:
     """The rest of the arguments of ``UPDATE``."""
     put: list[Any] = []
-    drop: list[Any] = []
-    names: list[Any] = []
+    drop: list[str] = []
+    names: list[str] = []
     for atom in atoms:
-        uuid = atom["uuid"].encode()
-        atom_fields(uuid, atom, put, drop)
-        names += (uuid, atom["name"].encode())
+        atom_fields(atom["uuid"], atom, put, drop)
+        names += (atom["uuid"], atom["name"])
     return [len(put), len(drop), len(names) // 2, *flow, *put, *drop, *names]
 
 

@@ -95,7 +95,7 @@ end
 """
 
 _COMMIT_HEAD = """
-local held = redis.call('HMGET', KEYS[1], 'token', 'revision')
+local held = redis.call('HMGET', KEYS[1], 'token', 'revision', 'atom_count')
 if held[1] ~= ARGV[1] then return {'lost'} end
 if held[2] ~= ARGV[2] then
   return {tonumber(held[2]) == tonumber(ARGV[2]) + 1 and 'ok' or 'lost'}
@@ -103,50 +103,48 @@ end
 local set, del, changed, added, atom_del = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]),
   tonumber(ARGV[9])
 local changes = 10 + set + del
-local adds = changes + changed
+local adds = changes + changed + added
 local drops = adds + 2 * added
 local atoms = drops + atom_del
-local last = #ARGV
+local last, count = #ARGV, tonumber(held[3] or 0)
 -- A script that fails half-way leaves what it has written, so nothing that could fail comes after a write.
-for at = changes, adds - 1 do
-  local name = ARGV[at] .. ':revision'
-  local old = redis.call('HGET', KEYS[2], name)
-  if not old then return {'missing', ARGV[at]} end
-  if not string.match(old, '^%d+$') then return {'damaged', ARGV[at]} end
-  ARGV[last + 1], ARGV[last + 2] = name, int(old + 1)
-  last = last + 2
-end
-if added > 0 then
-  local count, names = tonumber(redis.call('HGET', KEYS[1], 'atom_count') or 0), {}
-  for at = adds, drops - 1, 2 do
-    local name, uuid = ARGV[at], ARGV[at + 1]
-    if names[name] or redis.call('HEXISTS', KEYS[3], name) == 1
-        or redis.call('HEXISTS', KEYS[2], uuid .. ':position') == 1 then
-      return {'double', name}
+for from = changes, adds - 1, 4000 do
+  local to = math.min(from + 3999, adds - 1)
+  for at, old in ipairs(redis.call('HMGET', KEYS[2], unpack(ARGV, from, to))) do
+    local field, value = ARGV[from + at - 1]
+    if from + at <= changes + changed then
+      value = tonumber(old)
+      if not old or not value then return {old and 'damaged' or 'missing', string.sub(field, 1, -10)} end
+      value = value + 1
+    else
+      if old then return {'double', ARGV[adds + 2 * (from + at - 1 - changes - changed)]} end
+      count = count + 1
+      value = count
     end
-    names[name] = uuid
-    count = count + 1
-    ARGV[last + 1], ARGV[last + 2] = uuid .. ':position', int(count)
+    ARGV[last + 1], ARGV[last + 2] = field, value
     last = last + 2
   end
-  added = int(count)
+end
+local names = {}
+for at = adds, drops - 1, 2 do
+  local name = ARGV[at]
+  if names[name] or redis.call('HEXISTS', KEYS[3], name) == 1 then return {'double', name} end
+  names[name] = true
 end
 local time = clock()
 """
 _COMMIT_TAIL = """
-redis.call('HSET', KEYS[1], 'updated_at', int(time), unpack(ARGV, 10, 9 + set))
+redis.call('HSET', KEYS[1], 'updated_at', time, 'atom_count', count, unpack(ARGV, 10, 9 + set))
 drop(KEYS[1], 10 + set, del)
-if added ~= 0 then
-  redis.call('HSET', KEYS[1], 'atom_count', added)
-  put(KEYS[3], adds, drops - adds)
-end
+put(KEYS[3], adds, drops - adds)
 put(KEYS[2], atoms, last - atoms + 1)
 drop(KEYS[2], drops, atom_del)
-return {'ok'}
+return redis.status_reply('ok')
 """
 
 #: Packed: token, revision, hint number, since, counts of: flow values, flow removals, changed atoms, added atoms, atom
-#: removals; then these, and the atom values.
+#: removals; then flow values, flow removals, ``A:revision`` of the changed atoms, ``A:position`` of the added ones,
+#: their names each with its uuid, atom removals, atom values.
 COMMIT = Script(UNPACK, CLOCK, WRITE, _COMMIT_HEAD, _COMMIT_TAIL)
 
 #: The same for changes that concern scans.

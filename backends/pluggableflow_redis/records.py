@@ -23,25 +23,27 @@ _FIELDS = {column: b":" + column.encode() for column in ATOM_COLUMNS}
 Fields = Mapping[bytes, bytes]
 
 
-def flow_fields(record: Record, without: Collection[str] = ()) -> tuple[list[Any], list[Any]]:
+def flow_fields(record: Record, without: Collection[str] = ()) -> tuple[list[Any], list[str]]:
     """What to set (names and values in turn), and what to remove."""
     put: list[Any] = []
-    drop: list[Any] = []
+    drop: list[str] = []
     for column, value in record.items():
+        if column in without:
+            continue
         if value is None:
-            drop.append(_NAMES[column])
-        elif column not in without:
-            put += (_NAMES[column], value.encode() if type(value) is str else value)
-    return put, [name for name in drop if name.decode() not in without] if without else drop
+            drop.append(column)
+        else:
+            put += (column, value)
+    return put, drop
 
 
-def atom_fields(uuid: bytes, record: Record, put: list[Any], drop: list[Any] | None = None) -> None:
+def atom_fields(uuid: str, record: Record, put: list[Any], drop: list[str] | None = None) -> None:
     """Append the fields of an atom to what is set and to what is removed."""
     for column, value in record.items():
         if value is not None:
-            put += (uuid + _FIELDS[column], value.encode() if type(value) is str else value)
+            put += (f"{uuid}:{column}", value)
         elif drop is not None:
-            drop.append(uuid + _FIELDS[column])
+            drop.append(f"{uuid}:{column}")
 
 
 def atom_names(uuid: str) -> list[bytes]:
