@@ -149,13 +149,20 @@ class SQLAlchemyConnection(Connection):
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """Gives a forked child its own connections, and tells of a driver's errors in our words."""
-        if os.getpid() != self._pid:
-            self._database.after_fork()
-            self._pid = os.getpid()
+        self._leave_parent()
         try:
             yield
         except self._database.errors as error:
-            raise self._database.failure(getattr(error, "orig", None) or error) from error
+            raise self._failure(error) from error
+
+    def _leave_parent(self) -> None:
+        """In a forked child: open connections of its own."""
+        if os.getpid() != self._pid:
+            self._database.after_fork()
+            self._pid = os.getpid()
+
+    def _failure(self, error: Exception) -> StorageFailure:
+        return self._database.failure(getattr(error, "orig", None) or error)
 
     def _passes(self, failure: StorageFailure, idempotent: bool) -> bool:
         error = getattr(failure.__cause__, "orig", None) or failure.__cause__
@@ -204,6 +211,7 @@ class SQLAlchemyConnection(Connection):
     def clear_all(self) -> None:
         with self._writing() as connection:
             connection.execute(self._statements.delete_books)
+            connection.execute(self._statements.delete_stray_atoms)
 
     # -- logbooks -------------------------------------------------------------------------------------------------
 
@@ -252,9 +260,12 @@ class SQLAlchemyConnection(Connection):
     def destroy_logbook(self, book_uuid: str, force: bool = False) -> None:
         with self._writing() as connection:
             _found(connection, self._statements.locked_book, book_uuid, "logbook")
-            for row in _rows(connection, self._statements.locked_flows, key=book_uuid):
+            flows = _rows(connection, self._statements.locked_flows, key=book_uuid)
+            for row in flows:
                 if not force:
                     refuse_if_leased(row, row["now"])
+            if flows:
+                connection.execute(self._statements.delete_atoms, [{"key": row["uuid"]} for row in flows])
             connection.execute(self._statements.delete_book, {"key": book_uuid})
 
     # -- flows ----------------------------------------------------------------------------------------------------
@@ -357,8 +368,11 @@ class SQLAlchemyConnection(Connection):
         fault = commit_faults(self, changes)
         if fault is not None:
             raise ValueTooLarge(fault)
-        with self._errors():
+        self._leave_parent()
+        try:
             applied = self._database.commit(lease, revision, changes)
+        except self._database.errors as error:
+            raise self._failure(error) from error
         if not applied:
             self._explain_refusal(lease, revision, changes)
         return revision + 1

@@ -37,7 +37,9 @@ _SETTINGS = (
     " SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;"
     # Every statement here reads few rows through an index. Without statistics, as in a new store, the server would
     # rather read the whole table to look up the atoms of a commit.
-    " SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off"
+    " SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off;"
+    # So the values do not matter for how a statement is best carried out.
+    " SET plan_cache_mode = force_generic_plan"
 )
 
 
@@ -94,10 +96,9 @@ class PostgreSQL(ServerDatabase):
     # -- hot path -------------------------------------------------------------------------------------------------
 
     def commit(self, lease: Lease, revision: int, changes: Changes) -> bool:
-        singly = len(changes.added) + len(changes.changed) <= _MOST_SINGLE_ATOMS
-        statement, values = (_singly if singly else _in_arrays)(self.tables, lease.flow_uuid, changes)
         flow = {**changes.flow, "revision": revision + 1}
         fence = _fence(self.tables.flows.name, tuple(flow))
+        statement, values = _atoms(self.tables.atoms.name, lease.flow_uuid, changes)
         values = [*flow.values(), lease.flow_uuid, lease.token, revision, *values]
         with self._hot.taken() as connection:
             cursor = self._cursor(connection)
@@ -154,8 +155,9 @@ def _not_connected(error: Any) -> bool:
 
 @functools.lru_cache(maxsize=1024)  # there are as many as sets of columns that change together
 def _fence(flows: str, columns: tuple[str, ...]) -> str:
+    assign = ", ".join(f"{column} = %s" for column in columns)
     return (
-        f'WITH fence AS (UPDATE "{flows}" SET {_assign(columns)}, updated_at = {_CLOCK}'
+        f'WITH fence AS (UPDATE "{flows}" SET {assign}, updated_at = {_CLOCK}'
         " WHERE uuid = %s AND token = %s AND revision = %s RETURNING uuid)"
     )
 
@@ -167,85 +169,91 @@ def _numbered(fence: str, statement: str) -> str:
     return re.sub("%s", lambda _match: f"${next(numbers)}", fence + statement)
 
 
-def _singly(tables: Tables, flow_uuid: str, changes: Changes) -> tuple[str, list[Any]]:
-    """One sub-statement for all new atoms, and one for each changed atom."""
+def _atoms(table: str, flow_uuid: str, changes: Changes) -> tuple[str, list[Any]]:
+    """Sub-statements for the atoms: one for all new ones, one for all of which the same columns change."""
+    arrays = len(changes.added) + len(changes.changed) > _MOST_SINGLE_ATOMS
+    added: _Shape | None = None
     values: list[Any] = []
-    added = [_complete(record, flow_uuid) for record in changes.added]
-    for record in added:
-        values += record.values()
-    for uuid, columns in changes.changed.items():
-        values += columns.values()
-        values.append(uuid)
-    shape = tuple(tuple(columns) for columns in changes.changed.values())
-    return _singly_text(tables.atoms.name, tuple(added[0]) if added else (), len(added), shape), values
+    if changes.added:
+        count = len(changes.added)
+        more: dict[str, list[Any]] = {"parent_uuid": [flow_uuid] * count, "revision": [1] * count}
+        added, values = _shape(changes.added, more, arrays)
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for uuid, record in changes.changed.items():
+        alike.setdefault(tuple(record), []).append(uuid)
+    changed = []
+    for uuids in alike.values():
+        shape, parameters = _shape([changes.changed[uuid] for uuid in uuids], {"key": uuids}, arrays)
+        changed.append(shape)
+        values += parameters
+    if changed:
+        values.append(len(changes.changed))
+    return _atoms_text(table, added, tuple(changed)), values
+
+
+#: Columns in which records are alike, and those in which they differ; how many records there are, 0 for arrays.
+_Shape = tuple[tuple[str, ...], tuple[str, ...], int]
+
+
+def _shape(records: list[Record], more: dict[str, list[Any]], arrays: bool) -> tuple[_Shape, list[Any]]:
+    """The shape and the parameters of records that have the same columns: what all share is sent once.
+
+    :param more: further columns, each with its values
+    """
+    if len(records) == 1:
+        only = {**records[0], **{column: values[0] for column, values in more.items()}}
+        return (tuple(only), (), 1), [*only.values()]
+    shared, varying = {}, {}
+    for column, values in {**{name: [record[name] for record in records] for name in records[0]}, **more}.items():
+        if values.count(values[0]) == len(values):
+            shared[column] = values[0]
+        else:
+            varying[column] = values
+    rows = varying.values() if arrays else itertools.chain.from_iterable(zip(*varying.values(), strict=True))
+    return (tuple(shared), tuple(varying), 0 if arrays else len(records)), [*shared.values(), *rows]
 
 
 @functools.lru_cache(maxsize=1024)
-def _singly_text(atoms: str, added: tuple[str, ...], count: int, changed: tuple[tuple[str, ...], ...]) -> str:
+def _atoms_text(table: str, added: _Shape | None, changed: tuple[_Shape, ...]) -> str:
     text = ""
+    if added:
+        shared, varying, _ = added
+        chosen = ", ".join([*(f"%s::{_type(column)}" for column in shared), *(f"new.{column}" for column in varying)])
+        text += f', added AS (INSERT INTO "{table}" ({", ".join(shared + varying)}) SELECT {chosen} FROM fence'
+        text += f"{_source(added)} ORDER BY new.number)" if varying else ")"  # which their ids keep
+    for number, shape in enumerate(changed):
+        shared, varying, _ = shape
+        assign = [*(f"{column} = %s" for column in shared), *(f"{column} = new.{column}" for column in varying)]
+        names = [each for each in assign if not each.startswith("key =")]
+        text += (
+            f', changed{number} AS (UPDATE "{table}" AS atom SET {", ".join([*names, "revision = atom.revision + 1"])}'
+            f" FROM fence{_source(shape) if varying else ''}"
+            f" WHERE atom.uuid = {'new.key' if varying else '%s'} AND (atom.parent_uuid = fence.uuid) IS TRUE"
+            " RETURNING 1)"
+        )
+    return text + _outcome(len(changed))
+
+
+def _source(shape: _Shape) -> str:
+    """The rows of the columns that differ, numbered."""
+    _, varying, count = shape
     if count:
-        row = ", ".join(f"%s::{_type(column)}" for column in added)
-        rows = ", ".join(f"({number}, {row})" for number in range(count))
-        text += _insert(atoms, added, f"(VALUES {rows}) AS new (number, {', '.join(added)})")
-    for number, columns in enumerate(changed):
-        text += (
-            f', changed{number} AS (UPDATE "{atoms}" AS atom SET {_assign(columns, ", ")}revision = atom.revision + 1'
-            " FROM fence WHERE atom.uuid = %s AND atom.parent_uuid = fence.uuid RETURNING 1)"
-        )
-    return text + _outcome(len(changed), len(changed))
+        row = ", ".join(f"%s::{_type(column)}" for column in varying)
+        source = f"(VALUES {', '.join(f'({row}, {number})' for number in range(count))})"
+    else:
+        source = f"unnest({', '.join(f'%s::{_type(column)}[]' for column in varying)}) WITH ORDINALITY"
+    return f", {source} AS new ({', '.join(varying)}, number)"
 
 
-def _in_arrays(tables: Tables, flow_uuid: str, changes: Changes) -> tuple[str, list[Any]]:
-    """One sub-statement for all new atoms, and one for all atoms of which the same columns change."""
-    atoms, text, values = tables.atoms.name, "", list[Any]()
-    if changes.added:
-        added = [_complete(record, flow_uuid) for record in changes.added]
-        columns = tuple(added[0])
-        values += ([record[column] for record in added] for column in columns)
-        source = f"unnest({_arrays(columns)}) WITH ORDINALITY AS new ({', '.join(columns)}, number)"
-        text += _insert(atoms, columns, source)
-    groups: dict[tuple[str, ...], list[Record]] = {}
-    for uuid, changed in changes.changed.items():
-        groups.setdefault(tuple(changed), []).append({**changed, "key": uuid})
-    for number, (columns, records) in enumerate(groups.items()):
-        values += ([record[column] for record in records] for column in (*columns, "key"))
-        assign = "".join(f"{column} = new.{column}, " for column in columns)
-        text += (
-            f', changed{number} AS (UPDATE "{atoms}" AS atom SET {assign}revision = atom.revision + 1'
-            f" FROM fence, unnest({_arrays((*columns, 'key'))}) AS new ({', '.join((*columns, 'key'))})"
-            " WHERE atom.uuid = new.key AND (atom.parent_uuid = fence.uuid) IS TRUE RETURNING 1)"
-        )
-    return text + _outcome(len(groups), len(changes.changed)), values
-
-
-def _complete(record: Record, flow_uuid: str) -> Record:
-    return {**record, "parent_uuid": flow_uuid, "revision": 1}
-
-
-def _insert(atoms: str, columns: tuple[str, ...], source: str) -> str:
-    """Adds the rows of ``source`` in their order, which their ids keep."""
-    names = ", ".join(columns)
-    new = ", ".join(f"new.{column}" for column in columns)
-    return f', added AS (INSERT INTO "{atoms}" ({names}) SELECT {new} FROM fence, {source} ORDER BY new.number)'
-
-
-def _outcome(groups: int, expected: int) -> str:
+def _outcome(groups: int) -> str:
     """Whether the fence held; fails, and so undoes everything, if it did but fewer atoms changed than expected."""
     if not groups:
         return " SELECT count(*) FROM fence"
     changed = " + ".join(f"(SELECT count(*) FROM changed{number})" for number in range(groups))
     return (
-        f" SELECT held.count / CASE WHEN held.count = 0 OR {changed} = {expected} THEN 1 ELSE 0 END"
+        f" SELECT held.count / CASE WHEN held.count = 0 OR {changed} = %s THEN 1 ELSE 0 END"
         " FROM (SELECT count(*) FROM fence) AS held"
     )
-
-
-def _assign(columns: tuple[str, ...], end: str = "") -> str:
-    return ", ".join(f"{column} = %s" for column in columns) + (end if columns else "")
-
-
-def _arrays(columns: tuple[str, ...]) -> str:
-    return ", ".join(f"%s::{_type(column)}[]" for column in columns)
 
 
 def _type(column: str) -> str:

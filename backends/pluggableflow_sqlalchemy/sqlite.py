@@ -8,7 +8,7 @@ import functools
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,32 +119,17 @@ class SQLite(Database):
         for uuid, columns in changes.changed.items():
             update = _update_atom(self.tables.atoms.name, tuple(columns))
             batches.setdefault(update, []).append((*columns.values(), uuid, lease.flow_uuid))
-        with self._hot_connection() as connection:
-            cursor = connection.cursor()
-            try:
-                cursor.execute("BEGIN IMMEDIATE")
-                applied = cursor.execute(*fence).rowcount and all(
-                    cursor.executemany(statement, rows).rowcount == len(rows) for statement, rows in batches.items()
-                )
-                cursor.execute("COMMIT" if applied else "ROLLBACK")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    cursor.execute("ROLLBACK")
-                raise
-            finally:
-                cursor.close()
-        return bool(applied)
-
-    @contextlib.contextmanager
-    def _hot_connection(self) -> Iterator[Any]:
-        if self._in_memory:
-            with self.connection() as connection:
-                yield connection.connection.driver_connection
-            return
         with self._hot_lock:
-            if self._hot is None:
-                self._hot = detached(self.engine.raw_connection())
-            yield self._hot
+            if self._in_memory:
+                with self.connection() as connection:
+                    return _write(connection.connection.driver_connection, fence, batches)
+            return _write(self._hot_connection(), fence, batches)
+
+    def _hot_connection(self) -> Any:
+        """The driver's connection for commits, to be used under the lock."""
+        if self._hot is None:
+            self._hot = detached(self.engine.raw_connection())
+        return self._hot
 
     # -- errors ---------------------------------------------------------------------------------------------------
 
@@ -184,6 +169,26 @@ class SQLite(Database):
 
 #: What is set for each connection.
 _PRAGMAS = ("synchronous", "foreign_keys", "busy_timeout")
+
+
+def _write(connection: Any, fence: tuple[str, Any], batches: Mapping[str, Sequence[Any]]) -> bool:
+    """One transaction: the fence, then each statement with its rows; none of it unless all rows are there."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute("BEGIN IMMEDIATE")
+        applied = bool(cursor.execute(*fence).rowcount)
+        for statement, rows in batches.items() if applied else ():
+            # Cheaper than `executemany`, by which the driver prepares for any number of rows.
+            done = cursor.execute(statement, rows[0]) if len(rows) == 1 else cursor.executemany(statement, rows)
+            applied = applied and done.rowcount == len(rows)
+        cursor.execute("COMMIT" if applied else "ROLLBACK")
+        return applied
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            cursor.execute("ROLLBACK")
+        raise
+    finally:
+        cursor.close()
 
 
 def _assign(columns: tuple[str, ...]) -> str:

@@ -6,7 +6,20 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Select, Table, and_, bindparam, delete, insert, literal_column, or_, select, union_all, update
+from sqlalchemy import (
+    Select,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    literal_column,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
 from pluggableflow_sqlalchemy.database import Database
 from pluggableflow_sqlalchemy.types import Number, ShortText
@@ -73,6 +86,8 @@ class Statements:
         self.atoms_of_flow = select(atoms).where(atoms.c.parent_uuid == key).order_by(atoms.c.id)
         self.uuids_of_flow = select(atoms.c.uuid).where(atoms.c.parent_uuid == key)
         self.add_atoms = insert(atoms)
+        self.delete_atoms = delete(atoms).where(atoms.c.parent_uuid == key)
+        self.delete_stray_atoms = delete(atoms).where(~exists().where(flows.c.uuid == atoms.c.parent_uuid))
         self.change_atom = update(atoms).where(atoms.c.uuid == key)
 
     def found(

@@ -27,7 +27,7 @@ class Tables:
         self.logbooks = Table(f"{prefix}logbooks", self.metadata, *_columns(LOGBOOK_COLUMNS))
         self.flows = Table(f"{prefix}flows", self.metadata, *_columns(FLOW_COLUMNS, f"{prefix}logbooks"))
         key = Column("id", Identity, primary_key=True, autoincrement=True)
-        self.atoms = Table(f"{prefix}atoms", self.metadata, key, *_columns(ATOM_COLUMNS, f"{prefix}flows", key=False))
+        self.atoms = Table(f"{prefix}atoms", self.metadata, key, *_columns(ATOM_COLUMNS, key=False))
 
 
 def _columns(names: tuple[str, ...], parent: str | None = None, key: bool = True) -> list[Column[object]]:

@@ -27,14 +27,14 @@ _TRANSACTIONS = (
         "frozen_in_a_commit",
         Edit(
             "commit",
-            "with self._errors():\n",
+            "self._leave_parent()\n",
             "stored = self.get_flow_details(lease.flow_uuid, lazy=True)\n"
             "        if (stored.token, stored.revision) != (lease.token, revision):\n"
             "            raise LeaseLost(lease.flow_uuid)\n"
             "        stored = self.get_flow_details(lease.flow_uuid, lazy=True)\n"
             '        lease = Lease(lease.flow_uuid, stored.token or "", lease.epoch, lease.owner, lease.expires_at)\n'
             "        revision = stored.revision\n"
-            "        with self._errors():\n",
+            "        self._leave_parent()\n",
         ),
     ),
     connection_fault(
@@ -55,20 +55,20 @@ _TRANSACTIONS = (
         "a commit that the driver cuts short has written the flow",
         "the_driver_cuts_short",
         Edit(
-            "commit",
-            "cursor.execute(*fence).rowcount and all(",
-            'cursor.execute(*fence).rowcount and cursor.execute("COMMIT") and cursor.execute("BEGIN") and all(',
+            "_write",
+            "applied = bool(cursor.execute(*fence).rowcount)",
+            'applied = bool(cursor.execute(*fence).rowcount) and cursor.execute("COMMIT") and cursor.execute("BEGIN")',
         ),
     ),
     database_fault(
         "a commit that the driver cuts short leaves its transaction open",
         "the_driver_cuts_short",
-        Edit("commit", 'cursor.execute("ROLLBACK")\n                raise', "pass\n                raise"),
+        Edit("_write", 'cursor.execute("ROLLBACK")\n        raise', "pass\n        raise"),
     ),
     database_fault(
         "a commit that was refused leaves its transaction open",
         "a_stale_lease or a_commit_that_is_sent_again",
-        Edit("commit", 'cursor.execute("COMMIT" if applied else "ROLLBACK")', 'applied and cursor.execute("COMMIT")'),
+        Edit("_write", 'cursor.execute("COMMIT" if applied else "ROLLBACK")', 'applied and cursor.execute("COMMIT")'),
     ),
     database_fault(
         "a commit changes atoms of other flows",
@@ -78,7 +78,7 @@ _TRANSACTIONS = (
     database_fault(
         "a commit passes over atoms that are not there",
         "a_commit_cannot_change_an_atom_that_is_not_there",
-        Edit("commit", ".rowcount == len(rows) for", " for"),
+        Edit("_write", "applied = applied and done.rowcount == len(rows)", "pass"),
     ),
     connection_fault(
         "a process that claims looks and writes in two transactions",
@@ -208,7 +208,7 @@ _DRIVER = (
     connection_fault(
         "an error of the driver leaks",
         "the_driver_cuts_short",
-        Edit("_errors", "except self._database.errors as error:", "except ZeroDivisionError as error:"),
+        Edit("commit", "except self._database.errors as error:", "except ZeroDivisionError as error:"),
     ),
     connection_fault(
         "every commit leaves a file open",

@@ -45,12 +45,12 @@ def interrupting(connection: SQLAlchemyConnection, step: int) -> Iterator[None]:
         return left == 0
 
     database: Any = connection._database
-    with database._hot_connection() as driver:
-        driver.set_progress_handler(count, 1)
-        try:
-            yield
-        finally:
-            driver.set_progress_handler(None, 1)
+    driver = database._hot_connection()
+    driver.set_progress_handler(count, 1)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, 1)
 
 
 class FileTests(ConnectionTests):
