@@ -335,21 +335,25 @@ def pending_request(record: Any) -> Request | None:
 
 def commit_faults(connection: Connection, changes: Changes) -> str | None:
     """Why a connection could not take these changes for their size, or ``None``. Backends ask it in ``commit``."""
-    size, largest = 0, connection.largest_value_bytes
-    for record in (changes.flow, *changes.added, *changes.changed.values()):
-        texts = [value for value in record.values() if type(value) is str]
-        lengths = [*map(len, texts)]
-        size += sum(lengths) + _NUMBER_BYTES * (len(record) - len(texts))
-        if lengths and max(lengths) > largest:
-            return f"{_longest(record)} has {max(lengths)} bytes, at most {largest} can be stored"
+    records = (changes.flow, *changes.added, *changes.changed.values())
+    size = sum(
+        [len(value) if type(value) is str else _NUMBER_BYTES for record in records for value in record.values()]
+    )
+    largest = connection.largest_value_bytes
+    if size > largest:  # else no text can be larger
+        for record in records:
+            column, length = _longest(record)
+            if length > largest:
+                return f"{column} has {length} bytes, at most {largest} can be stored"
     if size > connection.largest_commit_bytes:
         return f"a commit of {size} bytes is larger than the store's {connection.largest_commit_bytes}"
     return None
 
 
-def _longest(record: Record) -> str:
-    """The column with the longest text."""
-    return max(record, key=lambda column: len(value) if type(value := record[column]) is str else 0)
+def _longest(record: Record) -> tuple[str, int]:
+    """The column with the longest text, and its length."""
+    lengths = {column: len(value) for column, value in record.items() if type(value) is str}
+    return max(lengths.items(), key=lambda each: each[1], default=("", 0))
 
 
 def check_names(flow_uuid: str, records: Collection[Record], stored: Mapping[str, str]) -> None:

@@ -69,11 +69,12 @@ def _resent(idempotent: bool, again_if_doubled: bool = False) -> Callable[[_Meth
     def decorate(method: _Method) -> _Method:
         @functools.wraps(method)
         def call(self: SQLAlchemyConnection, *args: Any, **options: Any) -> Any:
-            pauses = waits(self._attempts)
+            pauses = None
             while True:
                 try:
                     return method(self, *args, **options)
                 except StorageFailure as failure:
+                    pauses = pauses or waits(self._attempts)
                     doubled = again_if_doubled and isinstance(failure.__cause__, IntegrityError)
                     if not (doubled or self._passes(failure, idempotent)) or (pause := next(pauses, None)) is None:
                         raise

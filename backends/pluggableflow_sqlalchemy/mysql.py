@@ -14,6 +14,7 @@ from sqlalchemy import Engine as SQLEngine
 
 from pluggableflow.connection import Changes, Lease
 from pluggableflow.exceptions import OptionError, StorageFailure, ValueTooLarge
+from pluggableflow.middleware import Record
 from pluggableflow_sqlalchemy.database import LOCK_SECONDS, ServerDatabase
 from pluggableflow_sqlalchemy.tables import Tables
 
@@ -103,7 +104,10 @@ class MySQL(ServerDatabase):
 
     def commit(self, lease: Lease, revision: int, changes: Changes) -> bool:
         flow = {**changes.flow, "revision": revision + 1}
-        added = [{**record, "parent_uuid": lease.flow_uuid, "revision": 1} for record in changes.added]
+        # What no new atom has a value for stays NULL by itself.
+        filled = {column: None for record in changes.added for column, value in record.items() if value is not None}
+        mine: Record = {"parent_uuid": lease.flow_uuid, "revision": 1}
+        added = [{**{column: record[column] for column in filled}, **mine} for record in changes.added]
         changed = list(changes.changed.values())
         tables, compound = self.tables, self._has_blocks()
         statement = (_block if compound else _statements)(

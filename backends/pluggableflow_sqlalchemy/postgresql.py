@@ -177,7 +177,10 @@ def _atoms(table: str, flow_uuid: str, changes: Changes) -> tuple[str, list[Any]
     if changes.added:
         count = len(changes.added)
         more: dict[str, list[Any]] = {"parent_uuid": [flow_uuid] * count, "revision": [1] * count}
-        added, values = _shape(changes.added, more, arrays)
+        records = changes.added
+        if count == 1:  # of several, what none has is sent once
+            records = [{column: value for column, value in records[0].items() if value is not None}]
+        added, values = _shape(records, more, arrays)
     alike: dict[tuple[str, ...], list[str]] = {}
     for uuid, record in changes.changed.items():
         alike.setdefault(tuple(record), []).append(uuid)

@@ -115,7 +115,7 @@ _THREADS = (
     threads(
         "there are as many threads as work",
         "TestThreads and no_more_runs_at_once",
-        Edit("submit", " and len(self._threads) < self.max_workers", ""),
+        Edit("submit", "len(self._threads) < self.max_workers", "True"),
     ),
     threads(
         "a stop at once runs what waits",
