@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import sqlite3
 import threading
 import time
@@ -112,10 +113,9 @@ class SQLite(Database):
         fence = _fence(self.tables.flows.name, tuple(flow)), (*flow.values(), lease.flow_uuid, lease.token, revision)
         # Rows of one shape go through one statement.
         batches: dict[str, list[tuple[Any, ...]]] = {}
-        for record in changes.added:
-            values = {**record, "parent_uuid": lease.flow_uuid, "revision": 1}
-            added = _insert(self.tables.atoms.name, ATOM_COLUMNS)
-            batches.setdefault(added, []).append(tuple([values[column] for column in ATOM_COLUMNS]))
+        if changes.added:
+            mine = (lease.flow_uuid, 1)
+            batches[_insert(self.tables.atoms.name)] = [(*_given(record), *mine) for record in changes.added]
         for uuid, columns in changes.changed.items():
             update = _update_atom(self.tables.atoms.name, tuple(columns))
             batches.setdefault(update, []).append((*columns.values(), uuid, lease.flow_uuid))
@@ -167,6 +167,9 @@ class SQLite(Database):
         super().close()
 
 
+#: Columns of a new atom that are in its record.
+_GIVEN = tuple(column for column in ATOM_COLUMNS if column not in ("parent_uuid", "revision"))
+_given = operator.itemgetter(*_GIVEN)
 #: What is set for each connection.
 _PRAGMAS = ("synchronous", "foreign_keys", "busy_timeout")
 
@@ -200,9 +203,10 @@ def _fence(table: str, columns: tuple[str, ...]) -> str:
     return f'UPDATE "{table}" SET {_assign(columns)} WHERE uuid = ? AND token = ? AND revision = ?'
 
 
-@functools.lru_cache(maxsize=1024)
-def _insert(table: str, columns: tuple[str, ...]) -> str:
-    return f'INSERT INTO "{table}" ({", ".join(columns)}) VALUES ({", ".join("?" * len(columns))})'
+@functools.lru_cache(maxsize=64)
+def _insert(table: str) -> str:
+    columns = ", ".join((*_GIVEN, "parent_uuid", "revision"))
+    return f'INSERT INTO "{table}" ({columns}) VALUES ({", ".join("?" * len(ATOM_COLUMNS))})'
 
 
 @functools.lru_cache(maxsize=1024)
