@@ -44,10 +44,19 @@ _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # two characters
 _MICROSECOND = timedelta(microseconds=1)
 _NOT_FOR_DATACLASSES = (BaseException, int, str, float, complex, bytes, bytearray, list, tuple, dict, set, frozenset)
 
-_to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
+_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
+# ``encode`` makes this anew for each value, which takes a short one longer than all the rest.
+_make: Any = getattr(json.encoder, "c_make_encoder", None)
+_parts = _make and _make(
+    None, _encoder.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False
+)
 
 _T = TypeVar("_T")
 _Class = TypeVar("_Class", bound=type)
+
+
+def _to_json(value: Any) -> str:
+    return "".join(_parts(value, 0)) if _parts else _encoder.encode(value)
 
 
 class Fallback:

@@ -336,9 +336,7 @@ def pending_request(record: Any) -> Request | None:
 def commit_faults(connection: Connection, changes: Changes) -> str | None:
     """Why a connection could not take these changes for their size, or ``None``. Backends ask it in ``commit``."""
     records = (changes.flow, *changes.added, *changes.changed.values())
-    size = sum(
-        [len(value) if type(value) is str else _NUMBER_BYTES for record in records for value in record.values()]
-    )
+    size = sum([len(value) if type(value) is str else _NUMBER_BYTES for record in records for value in record.values()])
     largest = connection.largest_value_bytes
     if size > largest:  # else no text can be larger
         for record in records:

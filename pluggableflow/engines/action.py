@@ -228,9 +228,8 @@ class ActionEngine(StoppingEngine):
         news, signed = self._news, self._signatures
         listened = news.atoms_wanted
         for node, state in machine.changes:
-            old = storage.apply(node, state, attempt[node], intention.get(node, states.EXECUTE), depth.get(node), now)
-            if signed and old == states.PENDING:
-                storage.keep_signature(node, signed[node])
+            intended = intention.get(node, states.EXECUTE)
+            old = storage.apply(node, state, attempt[node], intended, depth.get(node), now, signed.get(node))
             if listened:
                 news.atom(node, state, old)
         machine.changes.clear()

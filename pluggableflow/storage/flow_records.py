@@ -263,8 +263,20 @@ class FlowRecords:
         assert detail is not None, "gates have no detail"
         return detail
 
-    def apply(self, node: int, state: str, attempt: int, intention: str, depth: Depth | None, now: int) -> str:
-        """Take over one transition of the machine; returns the state before."""
+    def apply(
+        self,
+        node: int,
+        state: str,
+        attempt: int,
+        intention: str,
+        depth: Depth | None,
+        now: int,
+        signature: str | None = None,
+    ) -> str:
+        """Take over one transition of the machine; returns the state before.
+
+        :param signature: of the atom, kept when it begins
+        """
         detail = self._nodes[node]
         assert detail is not None
         old_state = detail.state
@@ -295,6 +307,8 @@ class FlowRecords:
         elif state != states.REVERTING and state != states.RETRYING:
             detail.finished_at = columns["finished_at"] = now
         if self._connection is not None:
+            if signature is not None and old_state == states.PENDING:
+                self._sign(detail, signature, columns)
             self._patch(detail, columns)
         return old_state
 
@@ -383,15 +397,18 @@ class FlowRecords:
             self._patch(detail, dict(RESET))
 
     def keep_signature(self, node: int, signature: str) -> None:
-        """Keep what an atom is as it begins: its signature and its version."""
+        """Keep what an atom is: its signature and its version."""
         detail = self.node_detail(node)
         columns: Record = {}
+        self._sign(detail, signature, columns)
+        if columns:
+            self._patch(detail, columns)
+
+    def _sign(self, detail: AtomDetail, signature: str, columns: Record) -> None:
         if detail.signature != signature:
             detail.signature = columns["signature"] = signature
         if detail.name in self._newer:
             detail.version = columns["version"] = self._newer.pop(detail.name)
-        if columns:
-            self._patch(detail, columns)
 
     def arguments(self, atom_name: str, inputs: Iterable[Input], reveal: bool = True) -> dict[str, Any]:
         """The arguments for a method of an atom.
@@ -413,7 +430,8 @@ class FlowRecords:
                 detail = nodes[node]
                 if detail is not None and detail.state in PROVIDING:
                     try:
-                        arguments[parameter] = select(detail.last_results, selector)
+                        value = detail.last_results
+                        arguments[parameter] = value if selector is None else select(value, selector)
                         break
                     except NotFound as missing:
                         if not is_optional:
@@ -421,10 +439,10 @@ class FlowRecords:
             else:
                 if not is_optional:
                     raise NotFound(f"{atom_name!r} needs {name!r}, which nothing that has run provides")
-        for parameter in arguments:
-            secret = arguments[parameter]
-            if secret.__class__ is Secret and reveal:
-                arguments[parameter] = self._reveal(parameter, secret)
+        if reveal:
+            for parameter, secret in arguments.items():
+                if secret.__class__ is Secret:
+                    arguments[parameter] = self._reveal(parameter, secret)
         return arguments
 
     # -- secrets --------------------------------------------------------------------------------------------------
