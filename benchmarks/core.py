@@ -35,13 +35,15 @@ append-only file); the other parts know no servers. A row durable has the median
 round is a new flow of --round-tasks tasks between two lots of the floor, together as many writes as there are tasks:
 one plain write of one record with a distinct value, by the same driver, as durable as a commit (an UPDATE that commits
 by itself; update_one; SET; a line and fsync). run_to_floor is the median of the rounds' ratios, ratios the least and
-the largest. single_us is a commit of one column of one atom through the connection, with its fence and its checks, and
-no engine; as often, and in between as well; run_to_single is the median of the rounds' ratios to it. A row sent is one
-flow in a process of its own, from claim to release, counted and not timed: round trips (times that the driver sends and
-then waits, see trips.py) and statements or commands a task, or "not counted" where there is no server or the driver
-does not tell; fsyncs of a directory; and bytes by which the store's log grew: SQLite's WAL, PostgreSQL's
-pg_current_wal_lsn, MariaDB's Innodb_os_log_written, MongoDB's "log bytes written", the size of Redis's append-only
-file, and of a directory's journal. Values are read back by a new connection and must all be there and distinct.
+the largest. As often, and in between as well, two other kinds of a single write: library_us is one row by SQLAlchemy,
+in a transaction of a pooled connection and with a statement built once, for the stores whose backend is made with it
+(for the others the floor is that of their library already); single_us is a commit of one column of one atom through the
+connection, with its fence and its checks, and no engine. A row sent is one flow in a process of its own, from claim to
+release, counted and not timed: round trips (times that the driver sends and then waits, see trips.py) and statements or
+commands a task, or "not counted" where there is no server or the driver does not tell; fsyncs of a directory; and bytes
+by which the store's log grew: SQLite's WAL, PostgreSQL's pg_current_wal_lsn, MariaDB's Innodb_os_log_written, MongoDB's
+"log bytes written", the size of Redis's append-only file, and of a directory's journal. Values are read back by a new
+connection and must all be there and distinct.
 
 WHERE
 
@@ -306,9 +308,9 @@ def _parser() -> argparse.ArgumentParser:
         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--repeat", type=int, default=1, metavar="N",
         help="time each case N times and keep the fastest, for a busy machine (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--rounds", type=positive, default=11, metavar="N",
+    parser.add_argument("--rounds", type=positive, default=7, metavar="N",
         help="rounds of the part durable (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--round-tasks", type=positive, default=100, metavar="N",
+    parser.add_argument("--round-tasks", type=positive, default=500, metavar="N",
         help="tasks of each flow of the part durable (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print each row as one line of JSON")
     return parser

@@ -8,6 +8,7 @@ import logging
 import signal
 import statistics
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,7 +92,7 @@ class _Runs:
 
 
 class _SingleRow:
-    """The least that our own backend can commit: one column of one atom, under a lease as in a run, with no engine."""
+    """The least that our own connection can commit: one column of one atom, under a lease as in a run, no engine."""
 
     def __init__(self, place: Place) -> None:
         from pluggableflow import api
@@ -119,39 +120,40 @@ class _SingleRow:
 
 
 def _time(place: Place, case: dict[str, Any]) -> dict[str, Any]:
-    """Rounds, each a flow between two lots of plain writes, so that all meet the same machine."""
+    """Rounds, each a flow between two lots of every kind of plain write, so that all meet the same machine."""
     tasks = case["tasks"]
     runs = _Runs(place, case["pattern"])
     place.prepare_floor()
     runs.run(runs.load(WARM_UP))
-    wall, cpu, floors, singles, commits = [], [], [], [], 0
+    wall, cpu, commits = [], [], 0
     with contextlib.closing(_SingleRow(place)) as single:
-        _floor(place, WARM_UP)
-        _floor(single, WARM_UP)
+        kinds = {"single": single.write, "floor": place.write}
+        if place.library is not None:
+            kinds["library"] = place.write_by_library
+        floors: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for write in kinds.values():
+            _seconds(write, WARM_UP)
         for _ in range(case["rounds"]):
             engine = runs.load(tasks)
             position, written = place.log_bytes(), written_bytes()
-            floor, own = _floor(place, tasks // 2), _floor(single, tasks // 2)
+            before = [_seconds(write, tasks // 2) for write in kinds.values()]
             runs.run(engine)
-            own += _floor(single, tasks - tasks // 2)
-            floor += _floor(place, tasks - tasks // 2)
+            after = [_seconds(write, tasks - tasks // 2) for write in kinds.values()]
             _check_growth(place, position, written, tasks)
             wall.append(runs.wall / tasks * 1e6)
             cpu.append(runs.cpu / tasks * 1e6)
-            floors.append(floor / tasks * 1e6)
-            singles.append(own / tasks * 1e6)
+            for kind, one, other in zip(kinds, before, after, strict=True):
+                floors[kind].append((one + other) / tasks * 1e6)
             commits += runs.commits
-    ratios = [one / other for one, other in zip(wall, floors, strict=True)]
-    to_single = [one / other for one, other in zip(wall, singles, strict=True)]
-    return {
-        **_shown(case, place), "rounds": case["rounds"],
-        "run_us": round(statistics.median(wall), 1), "run_cpu_us": round(statistics.median(cpu), 1),
-        "single_us": round(statistics.median(singles), 1), "run_to_single": round(statistics.median(to_single), 2),
-        "floor_us": round(statistics.median(floors), 1), "run_to_floor": round(statistics.median(ratios), 2),
-        "ratios": f"{min(ratios):.2f}..{max(ratios):.2f}",
-        "commits_a_task": round(commits / case["rounds"] / tasks, 3),
-        "distinct_values": runs.distinct_values(),
-    }  # fmt: skip
+    row = {**_shown(case, place), "rounds": case["rounds"]}
+    row |= {"run_us": round(statistics.median(wall), 1), "run_cpu_us": round(statistics.median(cpu), 1)}
+    for kind, lot in floors.items():
+        ratios = [one / other for one, other in zip(wall, lot, strict=True)]
+        row |= {f"{kind}_us": round(statistics.median(lot), 1), f"run_to_{kind}": round(statistics.median(ratios), 2)}
+        if kind == "floor":
+            row["ratios"] = f"{min(ratios):.2f}..{max(ratios):.2f}"
+    row["commits_a_task"] = round(commits / case["rounds"] / tasks, 3)
+    return {**row, "distinct_values": runs.distinct_values()}
 
 
 def _sent(place: Place, case: dict[str, Any]) -> dict[str, Any]:
@@ -190,12 +192,12 @@ def _shown(case: dict[str, Any], place: Place) -> dict[str, Any]:
     return {**shown, "engine": engine["engine"], **options, "durability": place.durability()}
 
 
-def _floor(place: Place | _SingleRow, writes: int) -> float:
+def _seconds(write: Callable[[str], None], writes: int) -> float:
     """Seconds of so many plain writes, each of a value of its own."""
     texts = [str(value()) for _ in range(writes)]
     begun = time.perf_counter()
     for text in texts:
-        place.write(text)
+        write(text)
     return time.perf_counter() - begun
 
 

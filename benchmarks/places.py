@@ -21,8 +21,11 @@ class Place(contextlib.AbstractContextManager["Place"], ABC):
 
     :param address: URL of a server, or a folder
     :param prefix: what the names of all that is written begin with
+    :cvar library: of our backend, where it does not use the driver alone
     :ivar is_private: the server or the folder goes with the benchmark, so who breaks off need not tidy up
     """
+
+    library: str | None = None
 
     def __init__(self, address: str, prefix: str) -> None:
         self.address, self.prefix = address, prefix
@@ -43,6 +46,10 @@ class Place(contextlib.AbstractContextManager["Place"], ABC):
     @abstractmethod
     def write(self, text: str) -> None:
         """The floor: one plain write of one record, by the same driver, as durable as a commit."""
+
+    def write_by_library(self, text: str) -> None:
+        """The same by the library that our backend is made with. Only where ``library`` names one above the driver."""
+        raise NotImplementedError
 
     @abstractmethod
     def durability(self) -> str:
@@ -84,6 +91,21 @@ def without_prefix(address: str) -> str:
     return f"{base}?{rest}" if rest else base
 
 
+class SQLAlchemyFloor:
+    """One row, written as any user of SQLAlchemy does: a transaction of a pooled connection, an UPDATE built once."""
+
+    def __init__(self, engine: Any, table: str) -> None:
+        from sqlalchemy import Column, Integer, MetaData, String, Table
+
+        self._engine = engine
+        floor = Table(table, MetaData(), Column("id", Integer, primary_key=True), Column("value", String(255)))
+        self._update = floor.update().where(floor.c.id == 1)
+
+    def write(self, text: str) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(self._update, {"value": text})
+
+
 class ServerPlace(Place):
     def url(self) -> str:
         return with_prefix(self.address, self.prefix)
@@ -92,6 +114,7 @@ class ServerPlace(Place):
 class SQLPlace(ServerPlace):
     """A server that SQLAlchemy connects to."""
 
+    library = "SQLAlchemy"
     durability_query = log_query = ""
 
     @abstractmethod
@@ -111,9 +134,13 @@ class SQLPlace(ServerPlace):
         self.sql.exec_driver_sql(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, value VARCHAR(255))")
         self.sql.exec_driver_sql(f"INSERT INTO {table} VALUES (1, '')")
         self._update = f"UPDATE {table} SET value = %s WHERE id = 1"
+        self._library = SQLAlchemyFloor(self._engine, table)
 
     def write(self, text: str) -> None:
         self._cursor.execute(self._update, (text,))
+
+    def write_by_library(self, text: str) -> None:
+        self._library.write(text)
 
     def durability(self) -> str:
         return str(self.sql.exec_driver_sql(self.durability_query).scalar())
@@ -235,9 +262,12 @@ class RedisPlace(ServerPlace):
 class SQLitePlace(Place):
     """A file in a folder, in the modes of the package: a log, and each commit synchronised."""
 
+    library = "SQLAlchemy"
+
     def __init__(self, address: str, prefix: str) -> None:
         super().__init__(address, prefix)
         self._opened: list[sqlite3.Connection] = []
+        self._engine: Any = None
         self._modes = Modes()
 
     def path(self) -> Path:
@@ -257,12 +287,20 @@ class SQLitePlace(Place):
         return made
 
     def prepare_floor(self) -> None:
+        from sqlalchemy import create_engine
+
         self._floor = self.open(Path(self.address) / f"{self.prefix}floor.db")
         self._floor.execute("CREATE TABLE floor (id INTEGER PRIMARY KEY, value TEXT)")
         self._floor.execute("INSERT INTO floor VALUES (1, '')")
+        # The log is kept in the file; the other mode is SQLite's own.
+        self._engine = create_engine(f"sqlite:///{self.address}/{self.prefix}floor.db")
+        self._library = SQLAlchemyFloor(self._engine, "floor")
 
     def write(self, text: str) -> None:
         self._floor.execute("UPDATE floor SET value = ? WHERE id = 1", (text,))
+
+    def write_by_library(self, text: str) -> None:
+        self._library.write(text)
 
     def durability(self) -> str:
         """Of the connections that the package has opened by now.
@@ -288,6 +326,8 @@ class SQLitePlace(Place):
             path.unlink()
 
     def close(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
         for each in self._opened:
             each.close()
 

@@ -65,9 +65,10 @@ def _before(owner: Any, method: str, note: Any) -> None:
 
 
 class RedisTrips(Trips):
-    """Of redis-py: what it packs is a command, and a read ends a trip."""
+    """Of redis-py: what is packed, by it or for it, is a command, and a read ends a trip."""
 
     def __init__(self) -> None:
+        from pluggableflow_redis import client
         from redis import connection
 
         self._turns = _Turns()
@@ -75,6 +76,7 @@ class RedisTrips(Trips):
         _before(connection.AbstractConnection, "read_response", self._turns.received)
         for serializer in (connection.PythonRespSerializer, connection.HiredisRespSerializer):
             _before(serializer, "pack", lambda _serializer: self._turns.commanded())
+        _before(client, "_request", lambda _parts: self._turns.commanded())
 
     def seen(self) -> dict[str, int]:
         return {"round_trips": self._turns.trips, "statements": self._turns.commands}
