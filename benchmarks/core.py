@@ -29,21 +29,23 @@ calls to the calls above those of a flow of ten tasks, which are also given as c
 time to the time without load, which is paid once for each flow whatever its size; those of cpu to total_cpu_us. Where
 calls grow less than computing, a call got longer, such as one that copies all there is. No duration passes or fails.
 
-The part durable runs a chain with the serial engine, and a graph with the parallel one (4 threads, prefetch 16), in
-SQLite, a directory, PostgreSQL, MariaDB, MongoDB (alone, and as a replica set of one) and Redis (without and with an
-append-only file); the other parts know no servers. A row durable has the medians of --rounds rounds in one process. A
-round is a new flow of --round-tasks tasks between two lots of the floor, together as many writes as there are tasks:
-one plain write of one record with a distinct value, by the same driver, as durable as a commit (an UPDATE that commits
-by itself; update_one; SET; a line and fsync). run_to_floor is the median of the rounds' ratios, ratios the least and
-the largest. As often, and in between as well, two other kinds of a single write: library_us is one row by SQLAlchemy,
-in a transaction of a pooled connection and with a statement built once, for the stores whose backend is made with it
-(for the others the floor is that of their library already); single_us is a commit of one column of one atom through the
-connection, with its fence and its checks, and no engine. A row sent is one flow in a process of its own, from claim to
-release, counted and not timed: round trips (times that the driver sends and then waits, see trips.py) and statements or
-commands a task, or "not counted" where there is no server or the driver does not tell; fsyncs of a directory; and bytes
-by which the store's log grew: SQLite's WAL, PostgreSQL's pg_current_wal_lsn, MariaDB's Innodb_os_log_written, MongoDB's
-"log bytes written", the size of Redis's append-only file, and of a directory's journal. Values are read back by a new
-connection and must all be there and distinct.
+The part durable runs a chain with the serial engine, and a graph with the parallel one (4 threads, prefetch 16), with
+--workflows also the graphs of real workflows, in SQLite, a directory, PostgreSQL, MariaDB, MongoDB (alone, and as a
+replica set of one) and Redis (without and with an append-only file); the other parts know no servers. A row durable has
+the medians of --rounds rounds in one process. A round is a new flow of --round-tasks tasks between two lots of the
+floor, together as many writes as there are tasks: one plain write of one record with a distinct value, by the same
+driver, as durable as a commit (an UPDATE that commits by itself; update_one; SET; a line and fsync). run_to_floor is
+the median of the rounds' ratios, ratios the least and the largest. As often, and in between as well, two other kinds of
+a single write: library_us is one row by SQLAlchemy, in a transaction of a pooled connection and with a statement built
+once, for the stores whose backend is made with it (for the others the floor is that of their library already);
+single_us is a commit of one column of one atom through the connection, with its fence and its checks, and no engine.
+
+A row sent is one flow in a process of its own, from claim to release, counted and not timed: round trips (times that
+the driver sends and then waits, see trips.py) and statements or commands a task, or "not counted" where there is no
+server or the driver does not tell; fsyncs of a directory; and bytes by which the store's log grew: SQLite's WAL,
+PostgreSQL's pg_current_wal_lsn, MariaDB's Innodb_os_log_written, MongoDB's "log bytes written", the size of Redis's
+append-only file, and of a directory's journal. Values are read back by a new connection and must all be there and
+distinct.
 
 WHERE
 
@@ -67,12 +69,14 @@ import sqlite3
 import statistics
 import sys
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import durable
 import ours
 import peers
 from stores import STARTS, WHERE, Stores, leave
+from workloads import parents_of
 
 PATTERNS = ("linear", "unordered", "graph", "revert")
 PARTS = ("operations", "time", "memory", "statements", "durable", "peers")
@@ -184,13 +188,21 @@ class Bench:
                 self._say(in_own_process({"what": "statements", **case, "count": count}))
 
     def _durable(self, store: str) -> None:
-        address = self._stores.address(store)
-        for pattern in durable.ENGINES if address is not None else ():
-            if pattern in self._options.patterns:
-                case = {"store": store, "address": address, "pattern": pattern, "tasks": self._options.round_tasks}
-                for what in ("durable", "sent"):
-                    prefix = f"bench_{secrets.token_hex(4)}_"
-                    self._say(in_own_process({**case, "what": what, "prefix": prefix, "rounds": self._options.rounds}))
+        address, options = self._stores.address(store), self._options
+        if address is None:
+            return
+        flows: list[dict[str, Any]] = [
+            {"pattern": pattern, "tasks": options.round_tasks}
+            for pattern in durable.ENGINES
+            if pattern in options.patterns
+        ]
+        for workflow in options.workflows:
+            flows.append({"pattern": "graph", "tasks": len(parents_of(workflow)), "workflow": str(workflow)})
+        for flow in flows:
+            for what in ("durable", "sent"):
+                prefix = f"bench_{secrets.token_hex(4)}_"
+                case = {"what": what, "store": store, "address": address, "prefix": prefix, "rounds": options.rounds}
+                self._say(in_own_process({**case, **flow}))
 
     def _peers(self, store: str, pattern: str, count: int, present: list[str]) -> None:
         """A run of ours, then the peers at once after it, so that they meet the same machine; again for each repeat."""
@@ -312,6 +324,8 @@ def _parser() -> argparse.ArgumentParser:
         help="rounds of the part durable (default: %(default)s)")  # fmt: skip
     parser.add_argument("--round-tasks", type=positive, default=500, metavar="N",
         help="tasks of each flow of the part durable (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--workflows", type=Path, nargs="+", default=[], metavar="FILE",
+        help="real workflows (WfFormat 1.5, *.json.gz) whose graphs the part durable runs as well")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print each row as one line of JSON")
     return parser
 

@@ -9,6 +9,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from counting import written_bytes
 from ours import count_commits
 from places import PLACES, Place
 from stores import leave
-from workloads import WARM_UP, make, value
+from workloads import WARM_UP, make, make_like, value
 
 #: Pattern to the engine's options.
 ENGINES: dict[str, dict[str, Any]] = {
@@ -44,12 +45,12 @@ _LEASE_SECONDS = 3600.0
 class _Runs:
     """Runs flows in one store, each new, and knows what they should have left there."""
 
-    def __init__(self, place: Place, pattern: str) -> None:
+    def __init__(self, place: Place, pattern: str, workflow: str | None = None) -> None:
         from pluggableflow import api
         from pluggableflow.patterns import graph_flow, linear_flow, unordered_flow
         from pluggableflow.task import Task
 
-        self._api, self._place, self._pattern = api, place, pattern
+        self._api, self._place, self._pattern, self._workflow = api, place, pattern, workflow
         self._names = SimpleNamespace(
             Task=Task, linear_flow=linear_flow, unordered_flow=unordered_flow, graph_flow=graph_flow
         )
@@ -60,7 +61,12 @@ class _Runs:
         self.commits = 0
 
     def load(self, count: int) -> Any:
-        engine = self._api.load(self.connection, make(self._names, self._pattern, count), **ENGINES[self._pattern])
+        """A new flow of so many tasks; a workflow has its own number, and only a smaller flow is none."""
+        if self._workflow is not None and count > WARM_UP:
+            flow = make_like(self._names, Path(self._workflow))
+        else:
+            flow = make(self._names, self._pattern, count)
+        engine = self._api.load(self.connection, flow, **ENGINES[self._pattern])
         engine.compile()
         engine.prepare()
         self._flows[engine.storage.flow_detail.uuid] = count
@@ -122,7 +128,7 @@ class _SingleRow:
 def _time(place: Place, case: dict[str, Any]) -> dict[str, Any]:
     """Rounds, each a flow between two lots of every kind of plain write, so that all meet the same machine."""
     tasks = case["tasks"]
-    runs = _Runs(place, case["pattern"])
+    runs = _Runs(place, case["pattern"], case.get("workflow"))
     place.prepare_floor()
     runs.run(runs.load(WARM_UP))
     wall, cpu, commits = [], [], 0
@@ -161,7 +167,7 @@ def _sent(place: Place, case: dict[str, Any]) -> dict[str, Any]:
     tasks = case["tasks"]
     counter = place.trips()
     try:
-        runs = _Runs(place, case["pattern"])
+        runs = _Runs(place, case["pattern"], case.get("workflow"))
         place.keep_log()
         runs.run(runs.load(WARM_UP))
         engine = runs.load(tasks)
@@ -189,6 +195,8 @@ def _shown(case: dict[str, Any], place: Place) -> dict[str, Any]:
     engine = ENGINES[case["pattern"]]
     options = {name: option for name, option in engine.items() if name != "engine"}
     shown = {name: case[name] for name in ("what", "store", "pattern", "tasks")}
+    if "workflow" in case:
+        shown["workflow"] = Path(case["workflow"]).name
     return {**shown, "engine": engine["engine"], **options, "durability": place.durability()}
 
 

@@ -20,6 +20,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from workloads import parents_of
+
 from pluggableflow import api, task
 from pluggableflow.patterns import graph_flow
 
@@ -42,7 +44,7 @@ def read(path: Path) -> tuple[dict[str, float], dict[str, list[str]]]:
     """Runtime in seconds, and parents, of each task."""
     workflow = json.loads(gzip.decompress(path.read_bytes()))["workflow"]
     runtimes = {each["id"]: float(each["runtimeInSeconds"]) for each in workflow["execution"]["tasks"]}
-    parents = {each["id"]: list(each["parents"]) for each in workflow["specification"]["tasks"]}
+    parents = parents_of(path)
     return {name: runtimes.get(name, 0.0) for name in parents}, parents
 
 

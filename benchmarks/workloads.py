@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 #: Tasks of a first run that is not measured: imports and what is made once then cost the measured one nothing.
@@ -57,4 +60,27 @@ def make(api: Any, pattern: str, count: int) -> Any:
         flow.add(Failing(name="last"))
     else:
         raise ValueError(f"no pattern {pattern!r}")
+    return flow
+
+
+def parents_of(workflow: Path) -> dict[str, list[str]]:
+    """The tasks of a real workflow (WfFormat 1.5, ``*.json.gz``), each with those that it waits for."""
+    tasks = json.loads(gzip.decompress(workflow.read_bytes()))["workflow"]["specification"]["tasks"]
+    return {each["id"]: list(each["parents"]) for each in tasks}
+
+
+def make_like(api: Any, workflow: Path) -> Any:
+    """A graph flow of trivial tasks in the shape of a real workflow."""
+
+    class Unit(api.Task):  # type: ignore[misc]
+        def execute(self) -> int:
+            return value()
+
+    parents = parents_of(workflow)
+    flow = api.graph_flow.Flow(workflow.name)
+    tasks = {name: Unit(name=name) for name in parents}
+    flow.add(*tasks.values())
+    for name, before in parents.items():
+        for each in before:
+            flow.link(tasks[each], tasks[name])
     return flow
