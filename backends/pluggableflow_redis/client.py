@@ -49,6 +49,7 @@ _LASTING: tuple[type[Exception], ...] = (redis.exceptions.AuthenticationError,)
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 0.02
 LONGEST_WAIT_SECONDS = 1.0
+_UNBOUNDED = 2**31 - 1
 #: Others wait while the server carries out one command, so none is too large.
 _KEYS_AT_ONCE = 1000
 
@@ -161,11 +162,11 @@ class Client:
     def _send(self, *parts: Any) -> Any:
         """Send one command, if possible past the driver's pool: on a connection that no other call uses now.
 
-        A client that was passed in may have a pool with a bound, so a connection is not kept from that. Nor are those
-        of a cluster, where the driver finds the server. One that was cut meanwhile fails, and the next is a new one.
+        A pool with a bound is not kept from its connections, nor is one that was passed in; and in a cluster it is the
+        driver that finds the server. A connection that was cut meanwhile fails, and the next is a new one.
         """
         driver = self.driver
-        if self._make is None or _is_cluster(driver):
+        if self._make is None or _is_cluster(driver) or driver.connection_pool.max_connections < _UNBOUNDED:
             return driver.execute_command(*parts, **{NEVER_DECODE: True})
         free = self._free
         try:
@@ -294,7 +295,7 @@ def client_from_url(url: str) -> tuple[Client, dict[str, Any]]:
     place = f"{scheme}://{hosts}{parts.path}"
     ours: dict[str, Any] = {}
     options: dict[str, Any] = {"socket_timeout": 30.0, "socket_connect_timeout": 10.0, "retry": Retry(NoBackoff(), 0)}
-    options |= {"max_connections": 2**31 - 1}  # a bound would make renewals wait, or fail
+    options |= {"max_connections": _UNBOUNDED}  # a bound would make renewals wait, or fail
     if login:
         user, _, password = login.partition(":")
         options |= {"username": unquote(user) or None, "password": unquote(password) or None}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from pluggableflow.middleware import (
     new_uuid,
 )
 from pluggableflow.testing import ConnectionTests
-from pluggableflow.testing.records import claimed, saved_flow
+from pluggableflow.testing.records import LONG, atom_record, claimed, saved_flow
 
 Read = Callable[[str, str], dict[str, Any] | None]
 
@@ -253,6 +254,63 @@ def test_an_embedders_clients_are_recognised_and_stay_open(redis_url: str, redis
             assert client.ping()
     cluster.close()
     assert RedisConnection.from_client(object()) is None
+
+
+@pytest.fixture
+def counted(redis_url: str, url: str) -> Iterator[tuple[Connection, Callable[[], list[str]]]]:
+    """A connection, and what tells the ids of its clients at the server."""
+    name = f"counted_{new_uuid()[:8]}"
+    connection = api.connect(f"{url}&client_name={name}")
+    with redis.Redis.from_url(redis_url) as plain:
+        yield connection, lambda: [each["id"] for each in plain.client_list() if each["name"] == name]
+    connection.close()
+
+
+def test_commits_keep_a_connection_each_that_runs_at_once_and_close_gives_them_back(
+    counted: tuple[Connection, Callable[[], list[str]]],
+) -> None:
+    connection, clients = counted
+    flows = [saved_flow(connection) for _ in range(4)]
+    claims = [claimed(connection, flow) for flow in flows]
+
+    def run(number: int) -> int:
+        revision = claims[number].revision
+        for each in range(50):
+            added = [atom_record(flows[number], f"atom {each}")]
+            revision = connection.commit(claims[number].lease, revision, Changes(added=added))
+        return revision
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert [*pool.map(run, range(4))] == [50] * 4
+    assert 1 <= len(clients()) <= 4 + 1
+    connection.close()
+    assert clients() == []
+
+
+def test_a_commit_survives_that_the_server_has_cut_off_all_connections(
+    redis_url: str, counted: tuple[Connection, Callable[[], list[str]]]
+) -> None:
+    connection, clients = counted
+    flow = saved_flow(connection)
+    claim = claimed(connection, flow)
+    with redis.Redis.from_url(redis_url) as plain:
+        for revision in range(3):
+            for each in clients():
+                plain.client_kill_filter(_id=each)
+            added = [atom_record(flow, f"atom {revision}")]
+            assert connection.commit(claim.lease, revision, Changes(added=added)) == revision + 1
+    assert [atom.name for atom in connection.get_atoms_for_flow(flow.uuid)][-3:] == ["atom 0", "atom 1", "atom 2"]
+
+
+def test_a_pool_of_one_connection_is_enough(url: str) -> None:
+    connection = api.connect(f"{url}&max_connections=1")
+    flow = saved_flow(connection)
+    claim = claimed(connection, flow)
+    assert connection.commit(claim.lease, 0, Changes(added=[atom_record(flow, "new")])) == 1
+    connection.renew(claim.lease, LONG)
+    assert connection.get_flow_details(flow.uuid).revision == 1
+    connection.release(claim.lease)
+    connection.close()
 
 
 class Sentinel(servers.RedisServer):
