@@ -340,18 +340,12 @@ def commit_faults(connection: Connection, changes: Changes) -> str | None:
     largest = connection.largest_value_bytes
     if size > largest:  # else no text can be larger
         for record in records:
-            column, length = _longest(record)
-            if length > largest:
-                return f"{column} has {length} bytes, at most {largest} can be stored"
+            for column, value in record.items():
+                if type(value) is str and len(value) > largest:
+                    return f"{column} has {len(value)} bytes, at most {largest} can be stored"
     if size > connection.largest_commit_bytes:
         return f"a commit of {size} bytes is larger than the store's {connection.largest_commit_bytes}"
     return None
-
-
-def _longest(record: Record) -> tuple[str, int]:
-    """The column with the longest text, and its length."""
-    lengths = {column: len(value) for column, value in record.items() if type(value) is str}
-    return max(lengths.items(), key=lambda each: each[1], default=("", 0))
 
 
 def check_names(flow_uuid: str, records: Collection[Record], stored: Mapping[str, str]) -> None:

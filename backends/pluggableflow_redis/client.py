@@ -82,11 +82,27 @@ class Script:
 def packed(values: Sequence[Any]) -> bytes:
     """A MessagePack array of texts, which a script unpacks much faster than the driver sends as many arguments."""
     # Not as numbers: those of scripts have 53 bits only.
-    texts = [str(value) if type(value) is int else value for value in values]
+    texts = [value if isinstance(value, (str, bytes)) else b"%d" % value for value in values]
     return bytes(msgpack.packb(texts, use_bin_type=False))
 
 
 Call = tuple[Script, Sequence[bytes], Sequence[Any]]
+
+
+class _Opened:
+    """A driver's client, and those of its connections that no call uses now, of one process."""
+
+    def __init__(self, client: Any, made_here: bool) -> None:
+        self.client, self.pid = client, os.getpid()
+        self.free: list[Any] = []
+        pool = None if _is_cluster(client) else client.connection_pool
+        # A pool with a bound is not kept from its connections. That of sentinels gives up those to a former master.
+        self.keeps = (
+            made_here
+            and pool is not None
+            and pool.max_connections >= _UNBOUNDED
+            and not isinstance(pool, SentinelConnectionPool)
+        )
 
 
 class Client:
@@ -100,28 +116,37 @@ class Client:
     def __init__(
         self, client: Any, place: str, make: Callable[[], Any] | None = None, attempts: int = ATTEMPTS
     ) -> None:
-        self.place, self._make, self._client, self._attempts = place, make, client, attempts
-        self._lock, self._pid = threading.Lock(), os.getpid()
-        self._free: list[Any] = []  # connections of the driver, taken out of its pool
+        self.place, self._make, self._attempts = place, make, attempts
+        self._lock, self._lock_pid = threading.Lock(), os.getpid()
+        # Replaced in one step, so that no thread of a forked process sees a part of its parent's.
+        self._opened = None if client is None else _Opened(client, made_here=False)
 
     @property
     def driver(self) -> Any:
         """The driver's client for this process."""
-        if self._make is not None and (self._client is None or os.getpid() != self._pid):
-            if os.getpid() != self._pid:
-                # Another thread of the parent may have held the old lock. The parent's client is left as it is.
-                self._lock, self._pid, self._client, self._free = threading.Lock(), os.getpid(), None, []
-            with self._lock:
-                if self._client is None:
-                    self._client = self._make()
-        return self._client
+        return self._open().client
+
+    def _open(self) -> _Opened:
+        opened = self._opened
+        if opened is not None and (self._make is None or opened.pid == os.getpid()):
+            return opened
+        assert self._make is not None
+        if self._lock_pid != os.getpid():
+            # Another thread of the parent may have held the old lock. The parent's client is left as it is.
+            self._lock, self._lock_pid = threading.Lock(), os.getpid()
+        with self._lock:
+            opened = self._opened
+            if opened is None or opened.pid != os.getpid():
+                opened = self._opened = _Opened(self._make(), made_here=True)
+            return opened
 
     def close(self) -> None:
         """Close what was made here; what was passed in stays open."""
-        if self._make is not None and self._client is not None:
-            if os.getpid() == self._pid:
-                _close(self._client)
-            self._client, self._free = None, []
+        opened = self._opened
+        if self._make is not None and opened is not None:
+            self._opened = None
+            if opened.pid == os.getpid():
+                _close(opened.client)
 
     def attempt(self, work: Callable[[], T]) -> T:
         """Do what may be done twice, and again after a transient error.
@@ -162,17 +187,16 @@ class Client:
     def _send(self, *parts: Any) -> Any:
         """Send one command, if possible past the driver's pool: on a connection that no other call uses now.
 
-        A pool with a bound is not kept from its connections, nor is one that was passed in; and in a cluster it is the
-        driver that finds the server. A connection that was cut meanwhile fails, and the next is a new one.
+        One that was cut off meanwhile fails, and the next is a new one.
         """
-        driver = self.driver
-        if self._make is None or _is_cluster(driver) or driver.connection_pool.max_connections < _UNBOUNDED:
-            return driver.execute_command(*parts, **{NEVER_DECODE: True})
-        free = self._free
+        opened = self._open()
+        if not opened.keeps:
+            return opened.client.execute_command(*parts, **{NEVER_DECODE: True})
+        pool, free = opened.client.connection_pool, opened.free
         try:
             connection = free.pop()
         except IndexError:
-            connection = driver.connection_pool.get_connection()
+            connection = _new_connection(pool)
         try:
             connection.send_packed_command((_request(parts),))
             answer = connection.read_response(disable_decoding=True)
@@ -183,7 +207,7 @@ class Client:
             # It may be in the middle of an answer; and where the server has gone, the others are cut off as well.
             for each in (connection, *_taken(free)):
                 each.disconnect()
-                driver.connection_pool.release(each)
+                pool.release(each)
             raise
         free.append(connection)
         return answer
@@ -246,6 +270,15 @@ def _request(parts: Iterable[Any]) -> bytes:
     """A command as it is sent, in one piece."""
     texts = [part if type(part) is bytes else str(part).encode() for part in parts]
     return b"".join([b"*%d\r\n" % len(texts), *[b"$%d\r\n%b\r\n" % (len(text), text) for text in texts]])
+
+
+def _new_connection(pool: Any) -> Any:
+    try:
+        return pool.get_connection()
+    except BaseException:
+        # The pool may now have one that was interrupted in its greeting, and would take the rest of that for an answer.
+        pool.disconnect(inuse_connections=False)
+        raise
 
 
 def _taken(free: list[Any]) -> Iterator[Any]:

@@ -148,7 +148,7 @@ class RedisConnection(Connection):
         while True:
             sent = (packed(arguments),) if pack else arguments
             answer: Sequence[Any] = self._client.run(script, keys, sent)
-            if answer == b"ok":  # a status, which costs the driver less to read than a list
+            if not isinstance(answer, list):  # a status, which costs the driver less to read
                 answer = [answer]
             if answer[0] == b"hint":
                 assert hint_at is not None
@@ -258,6 +258,8 @@ class RedisConnection(Connection):
             raise StorageFailure(f"flow {flow_uuid} has an atom {answer[1].decode('utf-8')!r} already")
         if what == b"damaged":
             raise DamagedRecord("atom", answer[1].decode("utf-8"), "its revision is no number")
+        if what not in (b"ok", b"none"):
+            raise StorageFailure(f"{self._client.place} gave an answer to another question: {answer!r}")
 
     def find_flows(
         self,

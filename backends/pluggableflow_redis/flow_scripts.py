@@ -96,9 +96,9 @@ end
 
 _COMMIT_HEAD = """
 local held = redis.call('HMGET', KEYS[1], 'token', 'revision', 'atom_count')
-if held[1] ~= ARGV[1] then return {'lost'} end
+if held[1] ~= ARGV[1] then return redis.status_reply('lost') end
 if held[2] ~= ARGV[2] then
-  return {tonumber(held[2]) == tonumber(ARGV[2]) + 1 and 'ok' or 'lost'}
+  return redis.status_reply(tonumber(held[2]) == tonumber(ARGV[2]) + 1 and 'ok' or 'lost')
 end
 local set, del, changed, added, atom_del = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]),
   tonumber(ARGV[9])
@@ -113,9 +113,10 @@ for from = changes, adds - 1, 4000 do
   for at, old in ipairs(redis.call('HMGET', KEYS[2], unpack(ARGV, from, to))) do
     local field, value = ARGV[from + at - 1]
     if from + at <= changes + changed then
-      value = tonumber(old)
-      if not old or not value then return {old and 'damaged' or 'missing', string.sub(field, 1, -10)} end
-      value = value + 1
+      if not old or not string.match(old, '^%d+$') then
+        return {old and 'damaged' or 'missing', string.sub(field, 1, -10)}
+      end
+      value = old + 1
     else
       if old then return {'double', ARGV[adds + 2 * (from + at - 1 - changes - changed)]} end
       count = count + 1
@@ -134,8 +135,9 @@ end
 local time = clock()
 """
 _COMMIT_TAIL = """
-redis.call('HSET', KEYS[1], 'updated_at', time, 'atom_count', count, unpack(ARGV, 10, 9 + set))
+redis.call('HSET', KEYS[1], 'updated_at', time, unpack(ARGV, 10, 9 + set))
 drop(KEYS[1], 10 + set, del)
+if added > 0 then redis.call('HSET', KEYS[1], 'atom_count', count) end
 put(KEYS[3], adds, drops - adds)
 put(KEYS[2], atoms, last - atoms + 1)
 drop(KEYS[2], drops, atom_del)

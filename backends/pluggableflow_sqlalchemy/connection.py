@@ -55,6 +55,8 @@ PRODUCTS: dict[str, type[Database]] = {
 }
 #: How often a scan looks again when all that it found was locked by others.
 _SCANS = 10
+#: Of how many flows one statement deletes the atoms.
+_KEYS_AT_ONCE = 500
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -265,8 +267,9 @@ class SQLAlchemyConnection(Connection):
             for row in flows:
                 if not force:
                     refuse_if_leased(row, row["now"])
-            if flows:
-                connection.execute(self._statements.delete_atoms, [{"key": row["uuid"]} for row in flows])
+            for start in range(0, len(flows), _KEYS_AT_ONCE):
+                some = [row["uuid"] for row in flows[start : start + _KEYS_AT_ONCE]]
+                connection.execute(self._statements.delete_atoms, {"keys": some})
             connection.execute(self._statements.delete_book, {"key": book_uuid})
 
     # -- flows ----------------------------------------------------------------------------------------------------

@@ -143,19 +143,24 @@ class Database(ABC):
 
 
 class HotConnections:
-    """Driver connections for commits, outside the pool: taking one costs nothing and needs no round trip."""
+    """Driver connections for commits, outside the pool: taking one costs nothing and needs no round trip.
 
-    def __init__(self, engine: SQLEngine) -> None:
-        self._engine = engine
+    :param set_up: called with each before its first use
+    """
+
+    def __init__(self, engine: SQLEngine, set_up: Callable[[Any], None]) -> None:
+        self._engine, self._set_up = engine, set_up
         self._free: list[Any] = []
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[Any]:
         try:
-            connection = self._free.pop()
+            connection, is_new = self._free.pop(), False
         except IndexError:
-            connection = detached(self._engine.raw_connection())
+            connection, is_new = detached(self._engine.raw_connection()), True
         try:
+            if is_new:
+                self._set_up(connection)
             yield connection
         except BaseException:
             # It may be in any state; and where the server has gone, the others are dead as well.
@@ -206,13 +211,20 @@ class ServerDatabase(Database):
     """A product with a server: connections are cheap to keep, and several may write at the same time.
 
     :param set_up: called with each new connection of the driver, before its first use
+    :param set_up_hot: called after it for one that is for commits
     """
 
-    def __init__(self, engine: SQLEngine, tables: Tables, set_up: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        engine: SQLEngine,
+        tables: Tables,
+        set_up: Callable[[Any], None],
+        set_up_hot: Callable[[Any], None] = lambda _driver: None,
+    ) -> None:
         engine = own_engine(engine, isolation_level="AUTOCOMMIT")
         event.listen(engine, "connect", lambda driver, _record: set_up(driver))
         super().__init__(engine, tables)
-        self._hot = HotConnections(engine)
+        self._hot = HotConnections(engine, set_up_hot)
 
     def after_fork(self) -> None:
         self._hot.after_fork()

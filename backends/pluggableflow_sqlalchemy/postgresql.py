@@ -37,10 +37,10 @@ _SETTINGS = (
     " SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;"
     # Every statement here reads few rows through an index. Without statistics, as in a new store, the server would
     # rather read the whole table to look up the atoms of a commit.
-    " SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off;"
-    # So the values do not matter for how a statement is best carried out.
-    " SET plan_cache_mode = force_generic_plan"
+    " SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off"
 )
+#: For commits alone: which values they have does not matter for how they are best carried out. It does for searches.
+_HOT_SETTINGS = "SET plan_cache_mode = force_generic_plan"
 
 
 class PostgreSQL(ServerDatabase):
@@ -73,7 +73,7 @@ class PostgreSQL(ServerDatabase):
     def __init__(self, engine: SQLEngine, tables: Tables) -> None:
         if engine.dialect.driver not in ("psycopg", "psycopg2"):
             raise OptionError(f"PostgreSQL is used with psycopg or psycopg2, not with {engine.dialect.driver}")
-        super().__init__(engine, tables, _set_up)
+        super().__init__(engine, tables, functools.partial(_set, _SETTINGS), functools.partial(_set, _HOT_SETTINGS))
         self._cursor: Callable[[Any], Any] = lambda connection: connection.cursor()
         self._text: Callable[[str, str], str] = operator.add
         if engine.dialect.driver == "psycopg":
@@ -134,9 +134,9 @@ class PostgreSQL(ServerDatabase):
         return StorageFailure(f"{self.where}: {said or type(error).__name__}")
 
 
-def _set_up(driver: Any) -> None:
+def _set(settings: str, driver: Any) -> None:
     with contextlib.closing(driver.cursor()) as cursor:
-        cursor.execute(_SETTINGS)
+        cursor.execute(settings)
 
 
 def _state(error: Any) -> str | None:
@@ -198,8 +198,14 @@ def _atoms(table: str, flow_uuid: str, changes: Changes) -> tuple[str, list[Any]
 _Shape = tuple[tuple[str, ...], tuple[str, ...], int]
 
 
+#: Columns in which atoms differ, if they have a value there at all.
+_OWN = frozenset({"results", "failure", "revert_results", "revert_failure", "meta", "signature"})
+
+
 def _shape(records: list[Record], more: dict[str, list[Any]], arrays: bool) -> tuple[_Shape, list[Any]]:
     """The shape and the parameters of records that have the same columns: what all share is sent once.
+
+    But for columns that are alike by chance only: each shape is a statement that the server has to prepare.
 
     :param more: further columns, each with its values
     """
@@ -208,8 +214,9 @@ def _shape(records: list[Record], more: dict[str, list[Any]], arrays: bool) -> t
         return (tuple(only), (), 1), [*only.values()]
     shared, varying = {}, {}
     for column, values in {**{name: [record[name] for record in records] for name in records[0]}, **more}.items():
-        if values.count(values[0]) == len(values):
-            shared[column] = values[0]
+        first = values[0]
+        if values.count(first) == len(values) and (first is None or column not in _OWN):
+            shared[column] = first
         else:
             varying[column] = values
     rows = varying.values() if arrays else itertools.chain.from_iterable(zip(*varying.values(), strict=True))
@@ -226,10 +233,10 @@ def _atoms_text(table: str, added: _Shape | None, changed: tuple[_Shape, ...]) -
         text += f"{_source(added)} ORDER BY new.number)" if varying else ")"  # which their ids keep
     for number, shape in enumerate(changed):
         shared, varying, _ = shape
-        assign = [*(f"{column} = %s" for column in shared), *(f"{column} = new.{column}" for column in varying)]
-        names = [each for each in assign if not each.startswith("key =")]
+        assign = [f"{column} = %s" for column in shared if column != "key"]
+        assign += [f"{column} = new.{column}" for column in varying if column != "key"]
         text += (
-            f', changed{number} AS (UPDATE "{table}" AS atom SET {", ".join([*names, "revision = atom.revision + 1"])}'
+            f', changed{number} AS (UPDATE "{table}" AS atom SET {", ".join([*assign, "revision = atom.revision + 1"])}'
             f" FROM fence{_source(shape) if varying else ''}"
             f" WHERE atom.uuid = {'new.key' if varying else '%s'} AND (atom.parent_uuid = fence.uuid) IS TRUE"
             " RETURNING 1)"

@@ -119,10 +119,10 @@ class SQLite(Database):
         for uuid, columns in changes.changed.items():
             update = _update_atom(self.tables.atoms.name, tuple(columns))
             batches.setdefault(update, []).append((*columns.values(), uuid, lease.flow_uuid))
+        if self._in_memory:
+            with self.connection() as connection:
+                return _write(connection.connection.driver_connection, fence, batches)
         with self._hot_lock:
-            if self._in_memory:
-                with self.connection() as connection:
-                    return _write(connection.connection.driver_connection, fence, batches)
             return _write(self._hot_connection(), fence, batches)
 
     def _hot_connection(self) -> Any:
@@ -179,11 +179,9 @@ def _write(connection: Any, fence: tuple[str, Any], batches: Mapping[str, Sequen
     cursor = connection.cursor()
     try:
         cursor.execute("BEGIN IMMEDIATE")
-        applied = bool(cursor.execute(*fence).rowcount)
-        for statement, rows in batches.items() if applied else ():
-            # Cheaper than `executemany`, by which the driver prepares for any number of rows.
-            done = cursor.execute(statement, rows[0]) if len(rows) == 1 else cursor.executemany(statement, rows)
-            applied = applied and done.rowcount == len(rows)
+        applied = bool(cursor.execute(*fence).rowcount) and all(
+            _written(cursor, statement, rows) == len(rows) for statement, rows in batches.items()
+        )
         cursor.execute("COMMIT" if applied else "ROLLBACK")
         return applied
     except BaseException:
@@ -192,6 +190,12 @@ def _write(connection: Any, fence: tuple[str, Any], batches: Mapping[str, Sequen
         raise
     finally:
         cursor.close()
+
+
+def _written(cursor: Any, statement: str, rows: Sequence[Any]) -> int:
+    # Cheaper for one row than `executemany`, by which the driver prepares for any number.
+    done = cursor.execute(statement, rows[0]) if len(rows) == 1 else cursor.executemany(statement, rows)
+    return int(done.rowcount)
 
 
 def _assign(columns: tuple[str, ...]) -> str:
@@ -211,4 +215,5 @@ def _insert(table: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _update_atom(table: str, columns: tuple[str, ...]) -> str:
-    return f'UPDATE "{table}" SET {_assign(columns)}, revision = revision + 1 WHERE uuid = ? AND parent_uuid = ?'
+    assign = ", ".join([*(f"{column} = ?" for column in columns), "revision = revision + 1"])
+    return f'UPDATE "{table}" SET {assign} WHERE uuid = ? AND parent_uuid = ?'

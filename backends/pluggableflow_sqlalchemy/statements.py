@@ -86,7 +86,7 @@ class Statements:
         self.atoms_of_flow = select(atoms).where(atoms.c.parent_uuid == key).order_by(atoms.c.id)
         self.uuids_of_flow = select(atoms.c.uuid).where(atoms.c.parent_uuid == key)
         self.add_atoms = insert(atoms)
-        self.delete_atoms = delete(atoms).where(atoms.c.parent_uuid == key)
+        self.delete_atoms = delete(atoms).where(atoms.c.parent_uuid.in_(bindparam("keys", expanding=True)))
         self.delete_stray_atoms = delete(atoms).where(~exists().where(flows.c.uuid == atoms.c.parent_uuid))
         self.change_atom = update(atoms).where(atoms.c.uuid == key)
 

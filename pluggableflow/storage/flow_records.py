@@ -103,7 +103,7 @@ class FlowRecords:
         self.flow_detail = flow_detail
         self._by_name = {detail.name: detail for detail in flow_detail}
         self._stored = set(flow_detail._atoms) if self._connection is not None else set()
-        self._nodes = []
+        self._nodes, self._newer = [], {}
         self._providers = None
         self._flow_patch, self._patches = {}, {}
         self._failures = {each.name: each.failure for each in flow_detail if each.failure is not None}

@@ -56,8 +56,8 @@ _TRANSACTIONS = (
         "the_driver_cuts_short",
         Edit(
             "_write",
-            "applied = bool(cursor.execute(*fence).rowcount)",
-            'applied = bool(cursor.execute(*fence).rowcount) and cursor.execute("COMMIT") and cursor.execute("BEGIN")',
+            "bool(cursor.execute(*fence).rowcount) and all(",
+            'bool(cursor.execute(*fence).rowcount and cursor.execute("COMMIT") and cursor.execute("BEGIN")) and all(',
         ),
     ),
     database_fault(
@@ -78,7 +78,7 @@ _TRANSACTIONS = (
     database_fault(
         "a commit passes over atoms that are not there",
         "a_commit_cannot_change_an_atom_that_is_not_there",
-        Edit("_write", "applied = applied and done.rowcount == len(rows)", "pass"),
+        Edit("_write", " == len(rows) for", " >= 0 for"),
     ),
     connection_fault(
         "a process that claims looks and writes in two transactions",

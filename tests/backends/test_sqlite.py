@@ -45,7 +45,11 @@ def interrupting(connection: SQLAlchemyConnection, step: int) -> Iterator[None]:
         return left == 0
 
     database: Any = connection._database
-    driver = database._hot_connection()
+    if database._in_memory:
+        with database.connection() as opened:
+            driver = opened.connection.driver_connection
+    else:
+        driver = database._hot_connection()
     driver.set_progress_handler(count, 1)
     try:
         yield
