@@ -287,3 +287,15 @@ def test_of_threads_that_save_one_new_book_all_succeed(postgresql_url: str, pref
             assert [(flow.uuid, len(flow)) for flow in stored] == [
                 (flow.uuid, 2) for flow in sorted(book, key=lambda flow: flow.uuid)
             ]
+
+
+def test_commits_alone_are_planned_without_their_values(postgresql_url: str, prefix: str) -> None:
+    # A search of few states among many flows needs another index than one of all states.
+    with contextlib.closing(SQLAlchemyConnection.from_url(f"{postgresql_url}?prefix={prefix}")) as connection:
+        connection.upgrade()
+        database: Any = connection._database
+        with connection._reading() as searching:
+            assert searching.exec_driver_sql("SHOW plan_cache_mode").scalar() == "auto"
+        with database._hot.taken() as driver:
+            assert driver.execute("SHOW plan_cache_mode").fetchone()[0] == "force_generic_plan"
+        connection.clear_all()

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
+import enum
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -13,10 +15,11 @@ import pytest
 import redis
 import servers
 from pluggableflow_redis import RedisConnection
+from pluggableflow_redis.client import client_from_url
 
 from pluggableflow import api, states
 from pluggableflow.connection import Changes, Connection
-from pluggableflow.exceptions import ForeignStore, OptionError, StorageFailure
+from pluggableflow.exceptions import ForeignStore, LeaseLost, OptionError, StorageFailure
 from pluggableflow.middleware import (
     ATOM_COLUMNS,
     FLOW_COLUMNS,
@@ -311,6 +314,52 @@ def test_a_pool_of_one_connection_is_enough(url: str) -> None:
     assert connection.get_flow_details(flow.uuid).revision == 1
     connection.release(claim.lease)
     connection.close()
+
+
+def test_a_connection_that_was_interrupted_while_it_opened_gives_no_answer_to_another_question(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = api.connect(url)
+    flow = saved_flow(connection)
+    claim = claimed(connection, flow)
+    connection.close()  # so that the next call opens one
+    real = redis.connection.Connection.read_response
+
+    def interrupted(self: Any, *args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(redis.connection.Connection, "read_response", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(redis.connection.Connection, "read_response", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        connection.renew(claim.lease, LONG)
+    taken = dataclasses.replace(claim.lease, token="of somebody else")
+    for _ in range(3):
+        with pytest.raises(LeaseLost):
+            connection.commit(taken, 0, Changes(flow={"meta": "1"}))
+    assert connection.commit(claim.lease, 0, Changes(flow={"meta": "1"})) == 1
+    connection.close()
+
+
+class Number(enum.IntEnum):
+    LARGE = 2**53 + 1
+
+
+@pytest.mark.parametrize("number", [True, Number.LARGE])
+def test_whole_numbers_of_any_type_are_stored_exactly(url: str, number: int) -> None:
+    connection = api.connect(url)
+    flow = saved_flow(connection)
+    claim = claimed(connection, flow)
+    record = atom_record(flow, "new", attempt=number)
+    connection.commit(claim.lease, 0, Changes(added=[record]))
+    assert connection.get_atom_details(str(record["uuid"])).attempt == int(number)
+    connection.close()
+
+
+def test_connections_to_a_master_are_the_drivers_to_keep() -> None:
+    client, _ = client_from_url("redis+sentinel://127.0.0.1:1/main/0")
+    assert not client._open().keeps
+    client, _ = client_from_url("redis://127.0.0.1:1/0")
+    assert client._open().keeps
 
 
 class Sentinel(servers.RedisServer):
