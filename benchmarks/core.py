@@ -76,7 +76,7 @@ import durable
 import ours
 import peers
 from stores import STARTS, WHERE, Stores, leave
-from workloads import parents_of
+from workloads import parents_of, read_workflow
 
 PATTERNS = ("linear", "unordered", "graph", "revert")
 PARTS = ("operations", "time", "memory", "statements", "durable", "peers")
@@ -197,7 +197,9 @@ class Bench:
             if pattern in options.patterns
         ]
         for workflow in options.workflows:
-            flows.append({"pattern": "graph", "tasks": len(parents_of(workflow)), "workflow": str(workflow)})
+            flows.append(
+                {"pattern": "graph", "tasks": len(parents_of(read_workflow(workflow))), "workflow": str(workflow)}
+            )
         for flow in flows:
             for what in ("durable", "sent"):
                 prefix = f"bench_{secrets.token_hex(4)}_"

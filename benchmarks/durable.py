@@ -135,7 +135,7 @@ def _time(place: Place, case: dict[str, Any]) -> dict[str, Any]:
     with contextlib.closing(_SingleRow(place)) as single:
         kinds = {"single": single.write, "floor": place.write}
         if place.library is not None:
-            kinds["library"] = place.write_by_library
+            kinds["library"] = place.library.write
         floors: dict[str, list[float]] = {kind: [] for kind in kinds}
         for write in kinds.values():
             _seconds(write, WARM_UP)

@@ -21,15 +21,14 @@ class Place(contextlib.AbstractContextManager["Place"], ABC):
 
     :param address: URL of a server, or a folder
     :param prefix: what the names of all that is written begin with
-    :cvar library: of our backend, where it does not use the driver alone
+    :ivar library: the same by the library of our backend, once the floor is prepared; ``None``: that is the driver
     :ivar is_private: the server or the folder goes with the benchmark, so who breaks off need not tidy up
     """
-
-    library: str | None = None
 
     def __init__(self, address: str, prefix: str) -> None:
         self.address, self.prefix = address, prefix
         self.is_private = False
+        self.library: SQLAlchemyFloor | None = None
 
     @abstractmethod
     def url(self) -> str:
@@ -46,10 +45,6 @@ class Place(contextlib.AbstractContextManager["Place"], ABC):
     @abstractmethod
     def write(self, text: str) -> None:
         """The floor: one plain write of one record, by the same driver, as durable as a commit."""
-
-    def write_by_library(self, text: str) -> None:
-        """The same by the library that our backend is made with. Only where ``library`` names one above the driver."""
-        raise NotImplementedError
 
     @abstractmethod
     def durability(self) -> str:
@@ -114,7 +109,6 @@ class ServerPlace(Place):
 class SQLPlace(ServerPlace):
     """A server that SQLAlchemy connects to."""
 
-    library = "SQLAlchemy"
     durability_query = log_query = ""
 
     @abstractmethod
@@ -134,13 +128,10 @@ class SQLPlace(ServerPlace):
         self.sql.exec_driver_sql(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, value VARCHAR(255))")
         self.sql.exec_driver_sql(f"INSERT INTO {table} VALUES (1, '')")
         self._update = f"UPDATE {table} SET value = %s WHERE id = 1"
-        self._library = SQLAlchemyFloor(self._engine, table)
+        self.library = SQLAlchemyFloor(self._engine, table)
 
     def write(self, text: str) -> None:
         self._cursor.execute(self._update, (text,))
-
-    def write_by_library(self, text: str) -> None:
-        self._library.write(text)
 
     def durability(self) -> str:
         return str(self.sql.exec_driver_sql(self.durability_query).scalar())
@@ -262,8 +253,6 @@ class RedisPlace(ServerPlace):
 class SQLitePlace(Place):
     """A file in a folder, in the modes of the package: a log, and each commit synchronised."""
 
-    library = "SQLAlchemy"
-
     def __init__(self, address: str, prefix: str) -> None:
         super().__init__(address, prefix)
         self._opened: list[sqlite3.Connection] = []
@@ -294,13 +283,10 @@ class SQLitePlace(Place):
         self._floor.execute("INSERT INTO floor VALUES (1, '')")
         # The log is kept in the file; the other mode is SQLite's own.
         self._engine = create_engine(f"sqlite:///{self.address}/{self.prefix}floor.db")
-        self._library = SQLAlchemyFloor(self._engine, "floor")
+        self.library = SQLAlchemyFloor(self._engine, "floor")
 
     def write(self, text: str) -> None:
         self._floor.execute("UPDATE floor SET value = ? WHERE id = 1", (text,))
-
-    def write_by_library(self, text: str) -> None:
-        self._library.write(text)
 
     def durability(self) -> str:
         """Of the connections that the package has opened by now.

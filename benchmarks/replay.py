@@ -12,15 +12,13 @@ and to a greedy scheduler that costs nothing: where a graph is narrow at first, 
 from __future__ import annotations
 
 import argparse
-import gzip
 import heapq
-import json
 import time
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from workloads import parents_of
+from workloads import parents_of, read_workflow
 
 from pluggableflow import api, task
 from pluggableflow.patterns import graph_flow
@@ -42,9 +40,9 @@ class Sleep(task.Task):
 
 def read(path: Path) -> tuple[dict[str, float], dict[str, list[str]]]:
     """Runtime in seconds, and parents, of each task."""
-    workflow = json.loads(gzip.decompress(path.read_bytes()))["workflow"]
+    workflow = read_workflow(path)
     runtimes = {each["id"]: float(each["runtimeInSeconds"]) for each in workflow["execution"]["tasks"]}
-    parents = parents_of(path)
+    parents = parents_of(workflow)
     return {name: runtimes.get(name, 0.0) for name in parents}, parents
 
 

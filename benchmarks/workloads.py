@@ -26,9 +26,7 @@ def make(api: Any, pattern: str, count: int) -> Any:
     :param pattern: linear, unordered, graph (layers of ten, three inputs each), or revert (linear, the last fails)
     """
 
-    class Unit(api.Task):  # type: ignore[misc]
-        def execute(self) -> int:
-            return value()
+    unit = _unit(api)
 
     class Layered(api.Task):  # type: ignore[misc]
         def execute(self, **inputs: int) -> int:
@@ -41,11 +39,11 @@ def make(api: Any, pattern: str, count: int) -> Any:
     if pattern == "linear":
         flow = api.linear_flow.Flow("linear")
         for number in range(count):
-            flow.add(Unit(name=f"t{number}", provides=f"v{number}"))
+            flow.add(unit(name=f"t{number}", provides=f"v{number}"))
     elif pattern == "unordered":
         flow = api.unordered_flow.Flow("unordered")
         for number in range(count):
-            flow.add(Unit(name=f"t{number}", provides=f"v{number}"))
+            flow.add(unit(name=f"t{number}", provides=f"v{number}"))
     elif pattern == "graph":
         flow = api.graph_flow.Flow("graph")
         width = 10
@@ -56,29 +54,36 @@ def make(api: Any, pattern: str, count: int) -> Any:
     elif pattern == "revert":
         flow = api.linear_flow.Flow("revert")
         for number in range(count - 1):
-            flow.add(Unit(name=f"t{number}", provides=f"v{number}"))
+            flow.add(unit(name=f"t{number}", provides=f"v{number}"))
         flow.add(Failing(name="last"))
     else:
         raise ValueError(f"no pattern {pattern!r}")
     return flow
 
 
-def parents_of(workflow: Path) -> dict[str, list[str]]:
-    """The tasks of a real workflow (WfFormat 1.5, ``*.json.gz``), each with those that it waits for."""
-    tasks = json.loads(gzip.decompress(workflow.read_bytes()))["workflow"]["specification"]["tasks"]
-    return {each["id"]: list(each["parents"]) for each in tasks}
-
-
-def make_like(api: Any, workflow: Path) -> Any:
-    """A graph flow of trivial tasks in the shape of a real workflow."""
-
+def _unit(api: Any) -> Any:
     class Unit(api.Task):  # type: ignore[misc]
         def execute(self) -> int:
             return value()
 
-    parents = parents_of(workflow)
-    flow = api.graph_flow.Flow(workflow.name)
-    tasks = {name: Unit(name=name) for name in parents}
+    return Unit
+
+
+def read_workflow(path: Path) -> Any:
+    """A real workflow, of a file in WfFormat 1.5 (``*.json.gz``)."""
+    return json.loads(gzip.decompress(path.read_bytes()))["workflow"]
+
+
+def parents_of(workflow: Any) -> dict[str, list[str]]:
+    """Its tasks, each with those that it waits for."""
+    return {each["id"]: list(each["parents"]) for each in workflow["specification"]["tasks"]}
+
+
+def make_like(api: Any, path: Path) -> Any:
+    """A graph flow of trivial tasks in the shape of a real workflow."""
+    parents, unit = parents_of(read_workflow(path)), _unit(api)
+    flow = api.graph_flow.Flow(path.name)
+    tasks = {name: unit(name=name) for name in parents}
     flow.add(*tasks.values())
     for name, before in parents.items():
         for each in before:

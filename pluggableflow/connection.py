@@ -377,6 +377,16 @@ def check_request_kind(kind: str) -> None:
         raise OptionError(f"a request is one of {', '.join(REQUEST_KINDS)}, not {kind!r}")
 
 
+def read_attempts(text: str) -> int:
+    """How often a call is made that meets errors which pass, from the parameter ``attempts`` of a URL.
+
+    :raises OptionError: it is no number above 0
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise OptionError(f"attempts must be a number above 0, not {text!r}")
+    return int(text)
+
+
 def check_prefix(prefix: str) -> None:
     """:raises OptionError: the prefix of names in a database could be too long for it, or would have to be quoted"""
     if not re.fullmatch("[A-Za-z0-9_]{0,30}", prefix):

@@ -28,7 +28,7 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import split_options
 
-from pluggableflow.connection import check_prefix
+from pluggableflow.connection import check_prefix, read_attempts
 from pluggableflow.exceptions import OptionError, StorageFailure
 
 #: The server or the way to it changed (an election, a cut connection); the same statement may succeed in a moment.
@@ -83,7 +83,7 @@ def options_of(url: str) -> tuple[str, str, Document]:
             prefix = value
             continue
         if name == "attempts":
-            options[name] = _attempts(value)
+            options[name] = read_attempts(value)
             continue
         if name.lower() not in canonical:
             known = ", ".join(sorted({"prefix", "attempts", *_DRIVER_PARAMETERS}, key=str.lower))
@@ -100,12 +100,6 @@ def options_of(url: str) -> tuple[str, str, Document]:
     base = url.partition("?")[0]
     base += "" if urlsplit(base).path else "/"
     return prefix, f"{base}?{urlencode(given)}", options
-
-
-def _attempts(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise OptionError(f"attempts must be a number above 0, not {text!r}")
-    return int(text)
 
 
 class Store:

@@ -15,7 +15,7 @@ from sqlalchemy import Engine as SQLEngine
 from sqlalchemy.exc import SQLAlchemyError
 
 from pluggableflow import states
-from pluggableflow.connection import Changes, Lease, check_prefix
+from pluggableflow.connection import Changes, Lease, check_prefix, read_attempts
 from pluggableflow.exceptions import OptionError, StorageFailure
 from pluggableflow_sqlalchemy.tables import Tables
 
@@ -267,7 +267,6 @@ def check_options(kind: type[Database], given: Mapping[str, Any]) -> dict[str, s
         options[name] = value if allowed is None else value.lower()
     # Short, because names of indexes are made from it, and PostgreSQL cuts them off after 63 bytes.
     check_prefix(options.get("prefix", ""))
-    attempts = options.get("attempts", "1")
-    if not attempts.isdecimal() or int(attempts) < 1:
-        raise OptionError(f"attempts must be a number above 0, not {attempts!r}")
+    if "attempts" in options:
+        read_attempts(options["attempts"])
     return options
