@@ -7,6 +7,8 @@ The book decides. What stands around that one write on the book is told at the h
 from __future__ import annotations
 
 import contextlib
+import random
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,17 +17,17 @@ from pluggableflow.exceptions import FlowOwned, NotFound, StorageFailure
 from pluggableflow.middleware import FlowDetail, LogBook, Record, new_uuid
 from pluggableflow.states import RUNNABLE
 from pluggableflow_redis import flow_scripts, index_scripts, lease_scripts
-from pluggableflow_redis.client import Client, packed
+from pluggableflow_redis.client import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, Client, Script, packed
 from pluggableflow_redis.index import Index
 from pluggableflow_redis.keys import Keys, age, hint
 from pluggableflow_redis.records import atom_fields, flow_fields, pairs
 
-#: A save that takes longer gives up; one that was begun longer ago than twice that is dead and swept.
+#: An operation that was begun longer ago is taken for dead; if it is not, it begins again.
 SAVE_MICROSECONDS = 3_600_000_000
-#: A destruction that was begun longer ago is taken for dead; if it is not, it begins again.
 DESTROY_MICROSECONDS = 60_000_000
 _ATTEMPTS = 50
 _ATOMS_PER_CALL = 5000
+_SAVE = b"save:"
 
 
 class Books:
@@ -34,20 +36,24 @@ class Books:
     def __init__(self, client: Client, keys: Keys, index: Index) -> None:
         self._client, self._keys, self._index = client, keys, index
 
-    def read(self, book_uuid: str) -> tuple[int, dict[bytes, bytes], dict[bytes, bytes]]:
+    def read(
+        self, book_uuid: str, script: Script = index_scripts.READ_BOOK, operation: str = ""
+    ) -> tuple[int, dict[bytes, bytes], dict[bytes, bytes]]:
         """The time, the fields of a book (none if it does not exist), its flows."""
-        time, fields, flows = self._client.run(index_scripts.READ_BOOK, self._keys.book(book_uuid))
-        return int(time), pairs(fields), pairs(flows)
+        now, fields, flows = self._client.run(script, self._keys.book(book_uuid), (operation.encode(),))
+        return int(now), pairs(fields), pairs(flows)
 
-    def resolve(self, flow_uuid: str, mark: bytes, book_uuid: str, stop: bool) -> bool:
+    def resolve(self, flow_uuid: str, mark: bytes, book_uuid: str, *, stop: bool = False, abort: bool = False) -> bool:
         """Whether a marked flow exists. A mark is taken away if nobody is about to destroy the book.
 
         Whose mark it is does not tell who is: of several that destroy it, one may have put his over that of another.
 
         :param stop: also stop an operation that is about to destroy the book
+        :param abort: if it does not exist, also see to it that the save which has written it never comes to its end
         """
+        saver = mark.removeprefix(_SAVE) if abort and mark.startswith(_SAVE) else b""
         there, active = self._client.run(
-            index_scripts.RESOLVE, self._keys.book(book_uuid), (flow_uuid.encode(), int(stop))
+            index_scripts.RESOLVE, self._keys.book(book_uuid), (flow_uuid.encode(), int(stop), saver)
         )
         if there and not active:
             self._client.run(lease_scripts.UNMARK, self._keys.flow(flow_uuid), (mark,))
@@ -56,15 +62,23 @@ class Books:
     def _exists(self, flow_uuid: str) -> bool:
         answer = self._client.run(flow_scripts.READ, self._keys.flow(flow_uuid), (b"", 0))
         if answer[0] == b"marked":
-            return self.resolve(flow_uuid, answer[1], answer[2].decode("utf-8"), stop=False)
+            return self.resolve(flow_uuid, answer[1], answer[2].decode("utf-8"))
         return bool(answer[0] == b"ok")
 
     # -- save -----------------------------------------------------------------------------------------------------
 
     def save(self, book: LogBook) -> None:
-        record = book.to_record()
         details = [(detail, detail.to_record(), [atom.to_record() for atom in detail]) for detail in book]
-        time, fields, listed = self.read(book.uuid)
+        for number in range(_ATTEMPTS):
+            if self._save(book, details):
+                return
+            time.sleep(random.uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**number)))
+        raise StorageFailure(f"logbook {book.uuid} was not saved: others save the same flows again and again")
+
+    def _save(self, book: LogBook, details: list[tuple[FlowDetail, Record, list[Record]]]) -> bool:
+        """``False``: somebody else who saves the same flows has aborted it."""
+        operation = new_uuid()
+        now, fields, listed = self.read(book.uuid, index_scripts.BEGIN_SAVE, operation)
         new = [each for each in details if each[0].uuid.encode() not in listed]
         for detail, _flow, atoms in new:
             try:
@@ -72,43 +86,45 @@ class Books:
             except StorageFailure:
                 if not self._exists(detail.uuid):  # in another book
                     raise
-        operation = new_uuid()
-        mark = f"save:{operation}".encode()
-        book_member = b"" if fields else age(time, book.uuid)
-        members = {detail.uuid: age(time, detail.uuid) for detail, _flow, _atoms in new}
+        mark = _SAVE + operation.encode()
+        book_member = b"" if fields else age(now, book.uuid)
+        members = {detail.uuid: age(now, detail.uuid) for detail, _flow, _atoms in new}
+        story = {"kind": "save", "book": book.uuid, "created_at": now, "flows": list(members)}
         if new or book_member:
-            story = {"kind": "save", "book": book.uuid, "created_at": time, "flows": list(members)}
             self._index.open(operation, story, book_member, list(members.values()))
         created: list[FlowDetail] = []
         for detail, flow, atoms in new:
-            flow |= {"parent_uuid": book.uuid, "created_at": time, "updated_at": time}
-            if self._stage(detail.uuid, mark, flow, atoms, time):
+            flow |= {"parent_uuid": book.uuid, "created_at": now, "updated_at": now}
+            if self._stage(detail.uuid, mark, flow, atoms, now):
                 self._index.add_atoms(detail.uuid, (atom.uuid for atom in detail))
                 created.append(detail)
-        arguments: list[Any] = [time + SAVE_MICROSECONDS, time, book.uuid.encode(), book.name.encode()]
-        meta = record["meta"]
+        meta = book.to_record()["meta"]
+        arguments: list[Any] = [operation.encode(), now, book.uuid.encode(), book.name.encode()]
         arguments += [int(meta is not None), str(meta or "").encode()]
         for detail in created:
-            arguments += [detail.uuid.encode(), time]
+            arguments += [detail.uuid.encode(), now]
         answer = self._client.run(index_scripts.SAVE, self._keys.book(book.uuid), arguments)
         if answer[0] != b"ok":
-            raise StorageFailure(f"saving logbook {book.uuid} took over an hour and was given up; save it again")
+            self._settle(operation, story)
+            return False
         book.created_at, book.updated_at = int(answer[1]), int(answer[2])
         for detail in created:
-            # Somebody else who saves the same flow may have replaced what was not yet to be seen, or destroyed it.
-            stored = int(self._client.run(lease_scripts.UNMARK, self._keys.flow(detail.uuid), (mark,)))
-            detail.created_at = detail.updated_at = stored or time
-            if stored == time:
-                del members[detail.uuid]
+            self._client.run(lease_scripts.UNMARK, self._keys.flow(detail.uuid), (mark,))
+            detail.created_at = detail.updated_at = now
+            del members[detail.uuid]
         if new or book_member:
-            superfluous = [book_member] if book_member and book.created_at != time else []
+            superfluous = [book_member] if book_member and book.created_at != now else []
             self._index.close(operation, superfluous, members.values())
+        return True
 
-    def _stage(self, flow_uuid: str, mark: bytes, flow: Record, atoms: list[Record], time: int) -> bool:
-        """Write a flow that nobody sees yet; ``False``: there is one of that uuid already."""
+    def _stage(self, flow_uuid: str, mark: bytes, flow: Record, atoms: list[Record], now: int) -> bool:
+        """Write a flow that nobody sees yet; ``False``: there is one of that uuid already.
+
+        Where another save has written one that nobody sees yet, that save is aborted first.
+        """
         put, _ = flow_fields(flow)
         put += ("mark", mark, "atom_count", len(atoms), "indexed", len(atoms))
-        since = _takeable(flow, time)
+        since = _takeable(flow, now)
         if since is not None:
             put += ("hint", 1, "hint_at", since)
         replaced, first = b"", self._atoms(atoms[:_ATOMS_PER_CALL], flow_uuid, 0)
@@ -122,16 +138,16 @@ class Books:
                 return False
             if answer[0] == b"ok":
                 break
-            if self.resolve(flow_uuid, answer[1], answer[2].decode("utf-8"), stop=False):
+            if self.resolve(flow_uuid, answer[1], answer[2].decode("utf-8"), abort=True):
                 return False
             replaced = answer[1]
         for at in range(_ATOMS_PER_CALL, len(atoms), _ATOMS_PER_CALL):
             fields, names = self._atoms(atoms[at : at + _ATOMS_PER_CALL], flow_uuid, at)
             arguments = (b"", mark, 0, len(fields), len(names) // 2, *fields, *names)
             if self._client.run(lease_scripts.STAGE, self._keys.flow(flow_uuid), (packed(arguments),))[0] != b"ok":
-                raise StorageFailure(f"flow {flow_uuid} is being saved by somebody else as well; save it again")
+                return False  # this save is aborted, as the book will say
         if since is not None:
-            self._index.add_entry(hint(int(flow["priority"] or 0), time, flow_uuid, 1), since)
+            self._index.add_entry(hint(int(flow["priority"] or 0), now, flow_uuid, 1), since)
         return True
 
     @staticmethod
@@ -189,39 +205,38 @@ class Books:
             self._delete(uuid, mark)
         self._index.close(operation, [age(story["created_at"], story["book"])])
 
-    def _delete(self, flow_uuid: str, mark: bytes) -> bool:
+    def _delete(self, flow_uuid: str, mark: bytes) -> None:
         """Delete a flow that nobody sees any more; last what tells of the rest, so that it can be done again."""
         keys = self._keys.flow(flow_uuid)
         answer = self._client.run(lease_scripts.LEFTOVER, keys, (mark,))
-        if answer[0] != b"ok":
-            return False
-        self._index.forget_flow(flow_uuid, answer)
-        self._client.run(lease_scripts.DELETE, keys, (mark,))
-        return True
+        if answer[0] == b"ok":
+            self._index.forget_flow(flow_uuid, answer)
+            self._client.run(lease_scripts.DELETE, keys, (mark,))
 
     def _settle(self, operation: str, story: dict[str, Any]) -> None:
         """After the end of an operation: flows that their book has lose their mark, others are deleted."""
-        _, fields, listed = self.read(story["book"])
+        _, fields, listed = self.read(story["book"], index_scripts.ABORT_SAVE, operation)
         mark = f"{story['kind']}:{operation}".encode()
-        gone = []
+        created_at, gone = b"%d" % story["created_at"], []
         for uuid in story["flows"]:
-            if uuid.encode() in listed:
-                if b"destroying" not in fields:  # else somebody relies on the flow's being marked
-                    self._client.run(lease_scripts.UNMARK, self._keys.flow(uuid), (mark,))
-            elif not self._delete(uuid, mark) and story["kind"] == "save":
+            if uuid.encode() not in listed:
+                self._delete(uuid, mark)
+            elif b"destroying" not in fields:  # else somebody relies on the flow's being marked
+                self._client.run(lease_scripts.UNMARK, self._keys.flow(uuid), (mark,))
+            if story["kind"] == "save" and listed.get(uuid.encode()) != created_at:
                 gone.append(age(story["created_at"], uuid))
         book = age(story["created_at"], story["book"])
-        still = fields.get(b"created_at") == b"%d" % story["created_at"]
+        still = fields.get(b"created_at") == created_at
         self._index.close(operation, [] if still else [book], gone)
 
     def sweep(self) -> None:
         """Bring to an end what dead processes have begun."""
         for operation, began_at, story in self._index.opened():
-            time, fields, _ = self.read(story["book"])
+            now, fields, _ = self.read(story["book"])
             if story["kind"] == "save":
-                if time - began_at > 2 * SAVE_MICROSECONDS:
+                if now - began_at > SAVE_MICROSECONDS:
                     self._settle(operation, story)
-            elif not fields or time - began_at > DESTROY_MICROSECONDS:
+            elif not fields or now - began_at > DESTROY_MICROSECONDS:
                 arguments = (operation.encode(), 0)
                 self._client.run(index_scripts.END_DESTROY, self._keys.book(story["book"]), arguments)
                 self._settle(operation, story)
@@ -243,9 +258,9 @@ def owned(flow_uuid: str, answer: Sequence[Any]) -> FlowOwned:
     return FlowOwned(flow_uuid, answer[1].decode("utf-8"), int(answer[2]), int(answer[3]) / 1e6)
 
 
-def _takeable(flow: Record, time: int) -> int | None:
+def _takeable(flow: Record, now: int) -> int | None:
     """Since when a scan may take a flow (0: now); ``None``: never."""
     if flow["state"] not in RUNNABLE or flow["factory"] is None:
         return None
     at = max(int(flow["wake_at"] or 0), int(flow["lease_expires_at"] or 0) if flow["token"] is not None else 0)
-    return at if at > time else 0
+    return at if at > now else 0

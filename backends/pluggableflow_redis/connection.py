@@ -154,7 +154,7 @@ class RedisConnection(Connection):
                 assert hint_at is not None
                 arguments[hint_at : hint_at + 2] = self._index.add_hint(flow_uuid, answer)
             elif answer[0] == b"marked":
-                if not self._books.resolve(flow_uuid, answer[1], answer[2].decode("utf-8"), stop):
+                if not self._books.resolve(flow_uuid, answer[1], answer[2].decode("utf-8"), stop=stop):
                     return [b"none"]
                 arguments[0] = answer[1]
             else:

@@ -81,28 +81,36 @@ return 1
 
 # -- books: KEYS are those of Keys.book ----------------------------------------------------------------------------
 
+_READ = "return {int(clock()), redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}"
 #: Answer: the time, the book's fields, its flows.
-READ_BOOK = Script(CLOCK, "return {int(clock()), redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}")
+READ_BOOK = Script(CLOCK, _READ)
+#: operation, which may save the book until it is aborted or takes over an hour. The same answer.
+BEGIN_SAVE = Script(CLOCK, "redis.call('SADD', KEYS[4], ARGV[1])", "redis.call('EXPIRE', KEYS[4], 3600)", _READ)
+#: operation, which cannot save the book any more if it has not done so. The same answer.
+ABORT_SAVE = Script(CLOCK, "redis.call('SREM', KEYS[4], ARGV[1])", _READ)
 
-#: flow, whether to stop a destruction. Answer: whether the book has the flow; whether it is just being destroyed.
+#: flow, whether to stop a destruction, operation whose save is to be aborted unless the book has the flow, or ''.
+#: Answer: whether the book has the flow; whether it is just being destroyed.
 RESOLVE = Script(
     """
+local there = redis.call('HEXISTS', KEYS[2], ARGV[1])
+if there == 0 and ARGV[3] ~= '' then redis.call('SREM', KEYS[4], ARGV[3]) end
 local destroying = redis.call('HGET', KEYS[1], 'destroying')
 if destroying and ARGV[2] == '1' then
   redis.call('HDEL', KEYS[1], 'destroying')
   destroying = false
 end
-return {redis.call('HEXISTS', KEYS[2], ARGV[1]), destroying and 1 or 0}
+return {there, destroying and 1 or 0}
 """
 )
 
-#: latest time, time of creation if it is new, uuid, name, whether it has meta, meta; then each flow and its
-#: created_at. Answer: ``late``, or ``ok``, created_at, updated_at.
+#: operation, time of creation if it is new, uuid, name, whether it has meta, meta; then each flow and its
+#: created_at. Answer: ``aborted`` (also when it is asked again), or ``ok``, created_at, updated_at.
 SAVE = Script(
     CLOCK,
     """
+if redis.call('SREM', KEYS[4], ARGV[1]) == 0 then return {'aborted'} end
 local time = int(clock())
-if tonumber(time) > tonumber(ARGV[1]) then return {'late'} end
 if redis.call('HSETNX', KEYS[1], 'created_at', ARGV[2]) == 1 then
   redis.call('HSET', KEYS[1], 'uuid', ARGV[3], 'name', ARGV[4])
 end

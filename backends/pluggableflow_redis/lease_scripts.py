@@ -154,12 +154,9 @@ return {'ok'}
 """,
 )
 
-#: mark -> the flow is simply there. Answer: its created_at
+#: mark -> the flow is simply there
 UNMARK = Script(
-    """
-if redis.call('HGET', KEYS[1], 'mark') == ARGV[1] then redis.call('HDEL', KEYS[1], 'mark') end
-return redis.call('HGET', KEYS[1], 'created_at') or '0'
-"""
+    "if redis.call('HGET', KEYS[1], 'mark') == ARGV[1] then redis.call('HDEL', KEYS[1], 'mark') end return 1"
 )
 
 #: Packed: mark of a leftover that may be replaced, own mark, counts of: flow values, atom values, atoms; then these.

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import functools
+import queue
+import random
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import redis
-from pluggableflow_redis import RedisConnection
+from pluggableflow_redis import RedisConnection, books
 from redis.crc import key_slot
 
 from pluggableflow import states
@@ -151,8 +155,8 @@ def test_leftovers_are_swept_so_that_no_key_remains(url: str) -> None:
             plain.zadd(f"{prefix}{{index}}:recent", {claim: 0})
         connection.upgrade()
         scan(connection)
-        left = {key.decode().removeprefix(prefix) for key in plain.scan_iter(f"{prefix}*", count=1000)}
-        assert {key for key in left if not key.endswith(":destroyed")} <= {"version", "{index}:claims"}
+        left = {key.decode() for key in plain.scan_iter(f"{prefix}*", count=1000) if plain.ttl(key) < 0}
+        assert left <= {f"{prefix}version", f"{prefix}{{index}}:claims"}
     connection.close()
 
 
@@ -387,3 +391,96 @@ def test_of_many_that_save_one_book_all_agree(store: tuple[str, RedisConnection]
         assert [each.uuid for each in connection.get_logbooks()] == [book.uuid]
         assert len(connection.find_flows()) == 2
         connection.destroy_logbook(book.uuid)
+
+
+class Turns:
+    """Runs several savers, each in a thread that stops before every call to the server until it is its turn."""
+
+    def __init__(self, url: str, works: Sequence[Callable[[RedisConnection], object]]) -> None:
+        self.arrived: queue.SimpleQueue[tuple[int, BaseException | None, bool]] = queue.SimpleQueue()
+        self.turns = [threading.Semaphore(0) for _ in works]
+        self.connections = [RedisConnection.from_url(url) for _ in works]
+        self.threads = [
+            threading.Thread(target=self._run, args=(number, work), daemon=True) for number, work in enumerate(works)
+        ]
+
+    def _run(self, number: int, work: Callable[[RedisConnection], object]) -> None:
+        connection, error = self.connections[number], None
+        client = connection._client
+        for name in ("run", "command", "_pipeline"):
+            setattr(client, name, functools.partial(self._step, number, getattr(client, name)))
+        try:
+            work(connection)
+        except BaseException as raised:
+            error = raised
+        self.arrived.put((number, error, True))
+
+    def _step(self, number: int, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        self.arrived.put((number, None, False))
+        self.turns[number].acquire()
+        return call(*arguments, **options)
+
+    def play(self, choose: random.Random) -> Iterator[None]:
+        """One step after the other, each of a thread that is drawn; yields after each."""
+        for thread in self.threads:
+            thread.start()
+        waiting, running = set[int](), len(self.threads)
+        while True:
+            while running:
+                number, error, ended = self.arrived.get(timeout=60)
+                if error is not None:
+                    raise error
+                running -= 1
+                if not ended:
+                    waiting.add(number)
+            if not waiting:
+                break
+            yield
+            turn = choose.choice(sorted(waiting))
+            waiting.remove(turn)
+            running = 1
+            self.turns[turn].release()
+        for connection in self.connections:
+            connection.close()
+
+
+@pytest.mark.parametrize("atoms_per_call", [1, 5000])
+def test_what_was_once_seen_of_a_flow_stays_while_others_save_it_too(
+    store: tuple[str, RedisConnection], atoms_per_call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Savers of flows that differ take turns at random; of each flow one version is seen, whole, from the first on."""
+    monkeypatch.setattr(books, "_ATOMS_PER_CALL", atoms_per_call)
+    url, connection = store
+    for seed in range(60):
+        choose = random.Random(seed)
+        book = new_book("one", "two")
+        copies = []
+        for number in range(3):
+            flows = [flow.copy() for flow in book]
+            for flow in flows[:: choose.choice((1, 2))]:
+                flow.meta = {"saved by": number}
+            copies.append(LogBook.from_record(book.to_record(), flows))
+        seen: dict[str, Any] = {}
+
+        def look(seed: int = seed, book: LogBook = book, seen: dict[str, Any] = seen) -> None:
+            for flow in book:
+                try:
+                    found = connection.get_flow_details(flow.uuid)
+                except NotFound:
+                    assert flow.uuid not in seen, seed
+                    continue
+                version = (found.created_at, found.meta, [atom.uuid for atom in found])
+                assert seen.setdefault(flow.uuid, version) == version, seed
+                assert version[2] == [atom.uuid for atom in flow], seed
+
+        turns = Turns(url, [functools.partial(RedisConnection.save_logbook, book=copy) for copy in copies])
+        for _ in turns.play(choose):
+            if choose.random() < 0.2:
+                look()
+        look()
+        assert len(seen) == 2, seed
+        assert all(flow.created_at in (None, seen[flow.uuid][0]) for copy in copies for flow in copy), seed
+        assert {copy.created_at for copy in copies} == {connection.get_logbook(book.uuid).created_at}
+        assert len(connection.find_flows()) == 2
+        connection.destroy_logbook(book.uuid)
+    assert connection.get_logbooks() == []
