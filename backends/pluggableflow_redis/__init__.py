@@ -54,8 +54,9 @@ neither at sleeping or leased flows nor at finished ones, however many there are
   operation is taken out of its ``saves`` before the flow is replaced: it begins again, and what is seen of a flow is
   never replaced.
 * Destroy: set ``destroying`` on the book; take the lease of each flow, unless it is live, and set the mark
-  ``destroy``; delete the book, if ``destroying`` is unchanged, which is the one step that everybody sees; delete
-  its flows and what the index has of them.
+  ``destroy``; delete the book with its ``saves``, if ``destroying`` is unchanged, which is the one step that everybody
+  sees; delete its flows and what the index has of them. A flow that was saved anew since has another ``created_at``
+  and is left alone.
 
 Whoever meets a mark asks the book. A flow that the book lists exists. A claim of one that is about to be destroyed
 removes ``destroying``, so that the destruction begins again and finds the flow owned. A mark of an operation that

@@ -89,7 +89,7 @@ class Books:
         mark = _SAVE + operation.encode()
         book_member = b"" if fields else age(now, book.uuid)
         members = {detail.uuid: age(now, detail.uuid) for detail, _flow, _atoms in new}
-        story = {"kind": "save", "book": book.uuid, "created_at": now, "flows": list(members)}
+        story = {"kind": "save", "book": book.uuid, "created_at": now, "flows": dict.fromkeys(members, now)}
         if new or book_member:
             self._index.open(operation, story, book_member, list(members.values()))
         created: list[FlowDetail] = []
@@ -171,24 +171,21 @@ class Books:
             answer = self._client.run(index_scripts.DESTROY, keys, (operation.encode(),))
             if answer[0] == b"none":
                 raise NotFound(f"there is no logbook {book_uuid}")
-            created_at = int(answer[1])
-            flows = [uuid.decode("utf-8") for uuid in pairs(answer[2])]
-            story = {"kind": "destroy", "book": book_uuid, "created_at": created_at, "flows": flows}
+            flows = {uuid.decode("utf-8"): int(created_at) for uuid, created_at in pairs(answer[2]).items()}
+            story = {"kind": "destroy", "book": book_uuid, "created_at": int(answer[1]), "flows": flows}
             self._index.open(operation, story, b"", ())
             owned = self._doom(book_uuid, flows, mark, force)
-            if owned is None and self._client.run(index_scripts.END_DESTROY, keys, (operation.encode(), 1)):
-                self._finish(operation, story)
-                return
-            if owned is not None:
-                self._client.run(index_scripts.END_DESTROY, keys, (operation.encode(), 0))
+            done = self._client.run(index_scripts.END_DESTROY, keys, (operation.encode(), int(owned is None)))
             self._settle(operation, story)
             if owned is not None:
                 raise owned
+            if done:
+                return
         raise StorageFailure(f"logbook {book_uuid} was not destroyed: its flows are claimed again and again")
 
-    def _doom(self, book_uuid: str, flows: list[str], mark: bytes, force: bool) -> FlowOwned | None:
-        for uuid in flows:
-            arguments: list[Any] = [book_uuid.encode(), mark, b"", b"", int(force)]
+    def _doom(self, book_uuid: str, flows: dict[str, int], mark: bytes, force: bool) -> FlowOwned | None:
+        for uuid, created_at in flows.items():
+            arguments: list[Any] = [book_uuid.encode(), mark, b"", b"", int(force), created_at]
             while True:
                 answer = self._client.run(lease_scripts.DOOM, self._keys.flow(uuid), arguments)
                 if answer[0] != b"hint":
@@ -198,36 +195,27 @@ class Books:
                 return owned(uuid, answer)
         return None
 
-    def _finish(self, operation: str, story: dict[str, Any]) -> None:
-        """Remove what a book that is gone had."""
-        mark = f"{story['kind']}:{operation}".encode()
-        for uuid in story["flows"]:
-            self._delete(uuid, mark)
-        self._index.close(operation, [age(story["created_at"], story["book"])])
-
-    def _delete(self, flow_uuid: str, mark: bytes) -> None:
-        """Delete a flow that nobody sees any more; last what tells of the rest, so that it can be done again."""
-        keys = self._keys.flow(flow_uuid)
-        answer = self._client.run(lease_scripts.LEFTOVER, keys, (mark,))
-        if answer[0] == b"ok":
-            self._index.forget_flow(flow_uuid, answer)
-            self._client.run(lease_scripts.DELETE, keys, (mark,))
-
     def _settle(self, operation: str, story: dict[str, Any]) -> None:
         """After the end of an operation: flows that their book has lose their mark, others are deleted."""
         _, fields, listed = self.read(story["book"], index_scripts.ABORT_SAVE, operation)
         mark = f"{story['kind']}:{operation}".encode()
-        created_at, gone = b"%d" % story["created_at"], []
-        for uuid in story["flows"]:
-            if uuid.encode() not in listed:
-                self._delete(uuid, mark)
+        gone = []
+        for uuid, created_at in story["flows"].items():
+            if listed.get(uuid.encode()) != b"%d" % created_at:
+                self._delete(uuid, mark, created_at)
+                gone.append(age(created_at, uuid))
             elif b"destroying" not in fields:  # else somebody relies on the flow's being marked
                 self._client.run(lease_scripts.UNMARK, self._keys.flow(uuid), (mark,))
-            if story["kind"] == "save" and listed.get(uuid.encode()) != created_at:
-                gone.append(age(story["created_at"], uuid))
-        book = age(story["created_at"], story["book"])
-        still = fields.get(b"created_at") == created_at
-        self._index.close(operation, [] if still else [book], gone)
+        still = fields.get(b"created_at") == b"%d" % story["created_at"]
+        self._index.close(operation, [] if still else [age(story["created_at"], story["book"])], gone)
+
+    def _delete(self, flow_uuid: str, mark: bytes, created_at: int) -> None:
+        """Delete a flow that nobody sees any more; last what tells of the rest, so that it can be done again."""
+        keys = self._keys.flow(flow_uuid)
+        answer = self._client.run(lease_scripts.LEFTOVER, keys, (mark, created_at))
+        if answer[0] == b"ok":
+            self._index.forget_flow(flow_uuid, answer)
+            self._client.run(lease_scripts.DELETE, keys, (mark, created_at))
 
     def sweep(self) -> None:
         """Bring to an end what dead processes have begun."""

@@ -132,14 +132,15 @@ return {'ok', created_at, redis.call('HGETALL', KEYS[2])}
 """
 )
 
-#: operation, whether to go through with it. Answer: whether it has come to that end, also when asked again.
+#: operation, whether to go through with it. Answer: whether it has come to that end, also when asked again. What was
+#: about to save the book has seen one that is gone now, and begins again.
 END_DESTROY = Script(
     """
 if redis.call('HGET', KEYS[1], 'destroying') ~= ARGV[1] then
   return redis.call('GET', KEYS[3]) == ARGV[1] and 1 or 0
 end
 if ARGV[2] == '1' then
-  redis.call('UNLINK', KEYS[1], KEYS[2])
+  redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[4])
   redis.call('SET', KEYS[3], ARGV[1], 'EX', 3600)
 else
   redis.call('HDEL', KEYS[1], 'destroying')

@@ -135,13 +135,13 @@ return 1
 """
 )
 
-#: book, mark, hint number, since, whether by force
+#: book, mark, hint number, since, whether by force, created_at of the flow that is meant
 DOOM = Script(
     CLOCK,
     HINT,
     """
 local flow, time = see(), clock()
-if not flow.uuid or flow.parent_uuid ~= ARGV[1] then return {'none'} end
+if flow.parent_uuid ~= ARGV[1] or flow.created_at ~= ARGV[6] then return {'none'} end
 local live = owned(flow, time)
 if live and ARGV[5] ~= '1' then return live end
 flow.token = false
@@ -182,16 +182,19 @@ return {'ok'}
 """,
 )
 
-#: mark. Answer: what the index has of the flow (priority, created_at, hint number), and the atoms.
-LEFTOVER = Script(
-    """
+# Another that was about to destroy the same book may have put his mark over ours.
+_IS_LEFT = """
 local flow = redis.call('HMGET', KEYS[1], 'mark', 'priority', 'created_at', 'hint')
-if flow[1] ~= ARGV[1] then return {'none'} end
-return {'ok', flow[2], flow[3], flow[4] or '0', redis.call('HVALS', KEYS[3])}
+local doomed = flow[1] and string.sub(flow[1], 1, 8) == 'destroy:' and flow[3] == ARGV[2]
 """
+#: mark, created_at. Answer: what the index has of the flow (priority, created_at, hint number), and the atoms.
+LEFTOVER = Script(
+    _IS_LEFT,
+    """
+if flow[1] ~= ARGV[1] and not doomed then return {'none'} end
+return {'ok', flow[2], flow[3], flow[4] or '0', redis.call('HVALS', KEYS[3])}
+""",
 )
 
-#: mark
-DELETE = Script(
-    "if redis.call('HGET', KEYS[1], 'mark') == ARGV[1] then redis.call('UNLINK', unpack(KEYS)) end return 1"
-)
+#: mark, created_at
+DELETE = Script(_IS_LEFT, "if flow[1] == ARGV[1] or doomed then redis.call('UNLINK', unpack(KEYS)) end return 1")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import queue
 import random
@@ -484,3 +485,60 @@ def test_what_was_once_seen_of_a_flow_stays_while_others_save_it_too(
         assert len(connection.find_flows()) == 2
         connection.destroy_logbook(book.uuid)
     assert connection.get_logbooks() == []
+
+
+@pytest.mark.parametrize("first_seed", [0, 500])
+def test_savers_destroyers_and_claimers_leave_a_whole_book_or_nothing(
+    store: tuple[str, RedisConnection], first_seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take turns at random, from the call on in which the book is there."""
+    monkeypatch.setattr(books, "_ATOMS_PER_CALL", 1)
+    url, connection = store
+    prefix = url.rpartition("=")[2]
+
+    def names(book: LogBook) -> list[str]:
+        try:
+            return sorted(f"{flow.name} {len(flow)}" for flow in connection.get_logbook(book.uuid))
+        except NotFound:
+            return []
+
+    def save(mine: RedisConnection, book: LogBook) -> None:
+        mine.save_logbook(book.copy())
+
+    def destroy(mine: RedisConnection, book: LogBook, force: bool = False) -> None:
+        with contextlib.suppress(NotFound, FlowOwned):
+            mine.destroy_logbook(book.uuid, force=force)
+
+    def claim(mine: RedisConnection, book: LogBook) -> None:
+        with contextlib.suppress(NotFound, FlowOwned, LeaseLost):
+            (flow, _other) = book
+            found = mine.claim(token=new_uuid(), owner="o", lease_seconds=LONG, flow_uuid=flow.uuid)
+            assert found is not None
+            mine.commit(found.lease, found.revision, Changes(flow={"state": states.RUNNING}))
+            mine.release(found.lease)
+
+    works = (save, save, destroy, functools.partial(destroy, force=True), claim)
+    whole = ["one 2", "two 2"]
+    for seed in range(first_seed, first_seed + 40):
+        choose = random.Random(seed)
+        book = new_book("one", "two")
+        for flow in book:
+            flow.factory = FACTORY
+        connection.save_logbook(book.copy())
+        drawn = [choose.choice(works) for _ in range(5)]
+        turns = Turns(url, [functools.partial(work, book=book) for work in drawn])
+        for _ in turns.play(choose):
+            if choose.random() < 0.1:
+                assert names(book) in ([], whole), seed
+        left = names(book)
+        assert left in ([], whole), seed
+        assert sorted(f"{flow.name} 2" for flow in connection.find_flows()) == left, seed
+        assert [each.uuid for each in connection.get_logbooks()] == [book.uuid][: len(left)], seed
+        if left:
+            connection.destroy_logbook(book.uuid, force=True)
+        driver = connection._client.driver
+        keys = {key.decode() for key in driver.scan_iter(f"{prefix}*", count=1000) if driver.ttl(key) < 0}
+        allowed = {"version", "{index}:claims", "{index}:recent", "{index}:waiting", "{index}:ready"}
+        assert keys <= {f"{prefix}{name}" for name in allowed}, seed
+    connection.upgrade()
+    assert scan(connection) == []
