@@ -28,7 +28,7 @@ from pluggableflow_mongodb.flows import (
     snapshot,
     with_now,
 )
-from pluggableflow_mongodb.journal import DUPLICATE_KEY, atom_document, entry, insert
+from pluggableflow_mongodb.journal import DUPLICATE_KEY, atom_document, entry, insert, of_life
 from pluggableflow_mongodb.operations import (
     DESTROY,
     SAVE,
@@ -124,7 +124,7 @@ def save_book(store: Store, book: LogBook, flows: list[tuple[FlowDetail, Record,
         except DuplicateKeyError:
             tidy(store, book.uuid)  # a book of this uuid was destroyed, but not yet deleted
             continue
-        now = microseconds(opened["touched"])
+        now, lives = microseconds(opened["touched"]), list[str]()
         try:
             # Only now: that a flow exists holds until the decision, since destroying it would be one against this.
             known = _known_flows(store, [detail.uuid for detail, _flow, _atoms in flows])
@@ -134,11 +134,11 @@ def save_book(store: Store, book: LogBook, flows: list[tuple[FlowDetail, Record,
                 refuse_if_too_large([flow, *atoms])
             written = all(
                 (start == 0 or _still_open(store, book.uuid, op))
-                and _write_hidden(store, book.uuid, op, now, fresh[start : start + WRITTEN_AT_ONCE])
+                and _write_hidden(store, book.uuid, op, now, fresh[start : start + WRITTEN_AT_ONCE], lives)
                 for start in range(0, len(fresh), WRITTEN_AT_ONCE)
             )
         except PluggableFlowError:
-            _abandon(store, book.uuid, op)
+            _abandon(store, book.uuid, op, lives)
             raise
         stored = store.repeated(partial(_decide_save, store, record, op)) if written else None
         if stored is not None:
@@ -149,7 +149,7 @@ def save_book(store: Store, book: LogBook, flows: list[tuple[FlowDetail, Record,
                 unmark(store, {"_id": {"$in": [detail.uuid for detail, _, _ in fresh]}, "op": op})
                 _cross_off(store, book.uuid, op)
             return
-        _abandon(store, book.uuid, op)
+        _abandon(store, book.uuid, op, lives)
         pause(min(attempt, ATTEMPTS))
     raise StorageFailure(f"logbook {book.uuid} is being changed by others all the time; save it again")
 
@@ -160,9 +160,14 @@ def _still_open(store: Store, book_uuid: str, op: str) -> bool:
     return store.books.update_one({"_id": book_uuid, "open": op}, alive).matched_count == 1
 
 
-def _abandon(store: Store, book_uuid: str, op: str) -> None:
+def _abandon(store: Store, book_uuid: str, op: str, lives: list[str]) -> None:
     store.books.update_one({"_id": book_uuid}, {"$pull": {"open": op}})
     tidy(store, book_uuid)
+    # Whoever has deleted our flows may have done so before their atoms were written.
+    alive = {flow["life"] for flow in store.flows.find({"parent_uuid": book_uuid, "life": {"$in": lives}}, {"life": 1})}
+    for life in lives:
+        if life not in alive:
+            store.atoms.delete_many(of_life(life))
 
 
 def _known_flows(store: Store, uuids: list[str]) -> set[str]:
@@ -194,9 +199,17 @@ def _open(store: Store, record: Record, op: str) -> Any:
 
 
 def _write_hidden(
-    store: Store, book_uuid: str, op: str, now: int, flows: list[tuple[FlowDetail, Record, list[Record]]]
+    store: Store,
+    book_uuid: str,
+    op: str,
+    now: int,
+    flows: list[tuple[FlowDetail, Record, list[Record]]],
+    lives: list[str],
 ) -> bool:
-    """Write new flows with their atoms so that nobody sees them yet. False if somebody else writes one of them."""
+    """Write new flows with their atoms so that nobody sees them yet. False if somebody else writes one of them.
+
+    :param lives: those whose atoms are written by themselves are appended
+    """
     documents, separate = [], []
     for _detail, flow, records in flows:
         document = new_flow_document(flow, op, book_uuid, now)
@@ -207,6 +220,7 @@ def _write_hidden(
         embedded = entry(int(flow["revision"] or 0), atoms)
         if len(encode(embedded)) > EMBEDDED_BYTES:
             life, at = document["life"], embedded["at"]
+            lives.append(life)
             separate += [{"_id": f"{life}/{atom['uuid']}", **atom, "at": at} for atom in atoms]
         elif atoms:
             document |= {"journal": [embedded], "journaled": True}

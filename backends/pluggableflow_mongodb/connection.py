@@ -40,7 +40,7 @@ from pluggableflow_mongodb.flows import (
     snapshot,
     with_now,
 )
-from pluggableflow_mongodb.journal import apply, atom_detail
+from pluggableflow_mongodb.journal import apply, atom_detail, discard_if_gone
 
 
 class MongoDBConnection(Connection):
@@ -308,7 +308,9 @@ class MongoDBConnection(Connection):
                         apply(self._store, held.life, held.journal)
                         given_up |= updates.trimmed(held.revision)
             mine = {"_id": lease.flow_uuid, "token": lease.token}
-            self._store.repeated(lambda: self._store.flows.update_one(mine, [{"$set": given_up}]))
+            done = self._store.repeated(lambda: self._store.flows.update_one(mine, [{"$set": given_up}]))
+            if held is not None and not done.matched_count:
+                discard_if_gone(self._store, lease.flow_uuid, held.life)
 
     def request(self, flow_uuid: str, kind: str, by: str) -> Request:
         check_request_kind(kind)

@@ -114,6 +114,12 @@ def of_life(life: str) -> Document:
     return {"_id": {"$gte": f"{life}/", "$lt": f"{life}0"}}  # "0" is the character after "/"
 
 
+def discard_if_gone(store: Store, flow_uuid: str, life: str) -> None:
+    """Delete the atoms of a flow that was destroyed; a late application may have written them after that."""
+    if store.flows.find_one({"_id": flow_uuid, "life": life}, {"_id": 1}) is None:
+        store.atoms.delete_many(of_life(life))
+
+
 def atom_detail(document: Mapping[str, Any], flow_uuid: str) -> AtomDetail:
     record = {column: document.get(column, default) for column, default in _DEFAULTS.items()}
     for column in INTEGER_COLUMNS & record.keys():

@@ -49,8 +49,9 @@ def visible(store: Store, documents: list[Document]) -> list[Document]:
     for document in documents:
         if not is_visible(document.get("op"), books.get(document["parent_uuid"])):
             # A save is crossed off its book after its mark was taken off the flows, so look at the flow once more.
-            again = store.flows.find_one({"_id": document["_id"], "life": document["life"]}, {"op": 1})
-            if again is None or again.get("op") == document["op"]:
+            same = {"_id": document["_id"], "life": document["life"]}
+            again = store.flows.find_one(same, {"op": 1, "parent_uuid": 1, "life": 1})
+            if again is None or again.get("op") == document["op"] or not visible(store, [again]):
                 continue
         found.append(document)
     return found

@@ -15,7 +15,7 @@ from pluggableflow_mongodb.books import OPERATION_ATTEMPTS
 from pluggableflow_mongodb.client import Document, Store
 from pluggableflow_mongodb.commits import ENTRY_BYTES, refuse_duplicates
 from pluggableflow_mongodb.flows import LEASED, UNKNOWN_READY_AT, is_runnable, refuse_if_leased, snapshot, with_now
-from pluggableflow_mongodb.journal import apply, atom_document, entry
+from pluggableflow_mongodb.journal import apply, atom_document, discard_if_gone, entry
 from pluggableflow_mongodb.operations import settle, visible_flow
 
 _NOT_UPDATED = frozenset({*FLOW_OWNERSHIP_COLUMNS, "uuid", "parent_uuid", "created_at", "updated_at"})
@@ -24,7 +24,9 @@ _NOT_UPDATED = frozenset({*FLOW_OWNERSHIP_COLUMNS, "uuid", "parent_uuid", "creat
 def trim(store: Store, flow: Document) -> None:
     """Empty the journal of a flow document, all of which was applied, unless the flow has gone on since."""
     same = {"_id": flow["_id"], "life": flow["life"], "revision": flow["revision"]}
-    store.flows.update_one(same, {"$set": {"journal": []}, "$unset": {"journaled": ""}})
+    done = store.flows.update_one(same, {"$set": {"journal": []}, "$unset": {"journaled": ""}})
+    if not done.matched_count:
+        discard_if_gone(store, flow["_id"], flow["life"])
 
 
 def trimmed(revision: int) -> Document:

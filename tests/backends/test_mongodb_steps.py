@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import itertools
@@ -17,6 +18,7 @@ import pytest
 from mongodb_stores import database_of, own_database
 from pluggableflow_mongodb import MongoDBConnection, books, commits
 from pymongo import monitoring
+from turns import Wait, one_version, whole_or_nothing
 
 from pluggableflow import api, codec, states
 from pluggableflow.connection import Changes, Connection
@@ -425,3 +427,43 @@ def test_what_an_operation_that_died_has_left_is_swept_by_an_upgrade_a_minute_la
             except NotFound:
                 pass
             assert [collection.count_documents({}) for collection in collections] == [0, 0, 0]
+
+
+class Stop(monitoring.CommandListener):
+    """Waits before every command."""
+
+    def __init__(self, wait: Wait) -> None:
+        self.wait = wait
+
+    def started(self, _event: object) -> None:
+        self.wait()
+
+    def succeeded(self, _event: object) -> None:
+        pass
+
+    failed = succeeded
+
+
+@contextlib.contextmanager
+def taking_turns(url: str, wait: Wait) -> Iterator[MongoDBConnection]:
+    with pymongo.MongoClient[Any](url, event_listeners=[Stop(wait)]) as client:
+        connection = MongoDBConnection.from_client(client)
+        assert connection is not None
+        yield connection
+
+
+@pytest.mark.parametrize("embedded", [0, books.EMBEDDED_BYTES])
+@pytest.mark.parametrize("play", [one_version, whole_or_nothing])
+def test_whoever_looks_sees_a_whole_book_or_nothing_while_many_work_on_it(
+    store: Connection, store_url: str, play: Callable[..., None], embedded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books, "WRITTEN_AT_ONCE", 1)
+    monkeypatch.setattr(books, "EMBEDDED_BYTES", embedded)
+    with pymongo.MongoClient[Any](store_url) as client:
+        database = client.get_default_database()
+        collections = [database[f"pluggableflow_{kind}"] for kind in ("logbooks", "flows", "atoms")]
+        for seed in range(40):
+            play(store, functools.partial(taking_turns, store_url), seed)
+            collections[0].update_many({}, {"$set": {"touched": datetime.datetime(2020, 1, 1)}})
+            store.upgrade()
+            assert [collection.count_documents({}) for collection in collections] == [0, 0, 0], seed

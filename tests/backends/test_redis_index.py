@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import queue
-import random
 import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
 from pluggableflow_redis import RedisConnection, books
 from redis.crc import key_slot
+from turns import Wait, one_version, whole_or_nothing
 
 from pluggableflow import states
 from pluggableflow.connection import Changes, Lease
@@ -394,96 +392,29 @@ def test_of_many_that_save_one_book_all_agree(store: tuple[str, RedisConnection]
         connection.destroy_logbook(book.uuid)
 
 
-class Turns:
-    """Runs several savers, each in a thread that stops before every call to the server until it is its turn."""
+@contextlib.contextmanager
+def taking_turns(url: str, wait: Wait) -> Iterator[RedisConnection]:
+    connection = RedisConnection.from_url(url)
+    client = connection._client
 
-    def __init__(self, url: str, works: Sequence[Callable[[RedisConnection], object]]) -> None:
-        self.arrived: queue.SimpleQueue[tuple[int, BaseException | None, bool]] = queue.SimpleQueue()
-        self.turns = [threading.Semaphore(0) for _ in works]
-        self.connections = [RedisConnection.from_url(url) for _ in works]
-        self.threads = [
-            threading.Thread(target=self._run, args=(number, work), daemon=True) for number, work in enumerate(works)
-        ]
-
-    def _run(self, number: int, work: Callable[[RedisConnection], object]) -> None:
-        connection, error = self.connections[number], None
-        client = connection._client
-        for name in ("run", "command", "_pipeline"):
-            setattr(client, name, functools.partial(self._step, number, getattr(client, name)))
-        try:
-            work(connection)
-        except BaseException as raised:
-            error = raised
-        self.arrived.put((number, error, True))
-
-    def _step(self, number: int, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        self.arrived.put((number, None, False))
-        self.turns[number].acquire()
+    def after_wait(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        wait()
         return call(*arguments, **options)
 
-    def play(self, choose: random.Random) -> Iterator[None]:
-        """One step after the other, each of a thread that is drawn; yields after each."""
-        for thread in self.threads:
-            thread.start()
-        waiting, running = set[int](), len(self.threads)
-        while True:
-            while running:
-                number, error, ended = self.arrived.get(timeout=60)
-                if error is not None:
-                    raise error
-                running -= 1
-                if not ended:
-                    waiting.add(number)
-            if not waiting:
-                break
-            yield
-            turn = choose.choice(sorted(waiting))
-            waiting.remove(turn)
-            running = 1
-            self.turns[turn].release()
-        for connection in self.connections:
-            connection.close()
+    for name in ("run", "command", "_pipeline"):
+        setattr(client, name, functools.partial(after_wait, getattr(client, name)))
+    yield connection
+    connection.close()
 
 
 @pytest.mark.parametrize("atoms_per_call", [1, 5000])
 def test_what_was_once_seen_of_a_flow_stays_while_others_save_it_too(
     store: tuple[str, RedisConnection], atoms_per_call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Savers of flows that differ take turns at random; of each flow one version is seen, whole, from the first on."""
     monkeypatch.setattr(books, "_ATOMS_PER_CALL", atoms_per_call)
     url, connection = store
     for seed in range(60):
-        choose = random.Random(seed)
-        book = new_book("one", "two")
-        copies = []
-        for number in range(3):
-            flows = [flow.copy() for flow in book]
-            for flow in flows[:: choose.choice((1, 2))]:
-                flow.meta = {"saved by": number}
-            copies.append(LogBook.from_record(book.to_record(), flows))
-        seen: dict[str, Any] = {}
-
-        def look(seed: int = seed, book: LogBook = book, seen: dict[str, Any] = seen) -> None:
-            for flow in book:
-                try:
-                    found = connection.get_flow_details(flow.uuid)
-                except NotFound:
-                    assert flow.uuid not in seen, seed
-                    continue
-                version = (found.created_at, found.meta, [atom.uuid for atom in found])
-                assert seen.setdefault(flow.uuid, version) == version, seed
-                assert version[2] == [atom.uuid for atom in flow], seed
-
-        turns = Turns(url, [functools.partial(RedisConnection.save_logbook, book=copy) for copy in copies])
-        for _ in turns.play(choose):
-            if choose.random() < 0.2:
-                look()
-        look()
-        assert len(seen) == 2, seed
-        assert all(flow.created_at in (None, seen[flow.uuid][0]) for copy in copies for flow in copy), seed
-        assert {copy.created_at for copy in copies} == {connection.get_logbook(book.uuid).created_at}
-        assert len(connection.find_flows()) == 2
-        connection.destroy_logbook(book.uuid)
+        one_version(connection, functools.partial(taking_turns, url), seed)
     assert connection.get_logbooks() == []
 
 
@@ -491,54 +422,13 @@ def test_what_was_once_seen_of_a_flow_stays_while_others_save_it_too(
 def test_savers_destroyers_and_claimers_leave_a_whole_book_or_nothing(
     store: tuple[str, RedisConnection], first_seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They take turns at random, from the call on in which the book is there."""
     monkeypatch.setattr(books, "_ATOMS_PER_CALL", 1)
     url, connection = store
-    prefix = url.rpartition("=")[2]
-
-    def names(book: LogBook) -> list[str]:
-        try:
-            return sorted(f"{flow.name} {len(flow)}" for flow in connection.get_logbook(book.uuid))
-        except NotFound:
-            return []
-
-    def save(mine: RedisConnection, book: LogBook) -> None:
-        mine.save_logbook(book.copy())
-
-    def destroy(mine: RedisConnection, book: LogBook, force: bool = False) -> None:
-        with contextlib.suppress(NotFound, FlowOwned):
-            mine.destroy_logbook(book.uuid, force=force)
-
-    def claim(mine: RedisConnection, book: LogBook) -> None:
-        with contextlib.suppress(NotFound, FlowOwned, LeaseLost):
-            (flow, _other) = book
-            found = mine.claim(token=new_uuid(), owner="o", lease_seconds=LONG, flow_uuid=flow.uuid)
-            assert found is not None
-            mine.commit(found.lease, found.revision, Changes(flow={"state": states.RUNNING}))
-            mine.release(found.lease)
-
-    works = (save, save, destroy, functools.partial(destroy, force=True), claim)
-    whole = ["one 2", "two 2"]
+    prefix, driver = url.rpartition("=")[2], connection._client.driver
+    passing = {"version", "{index}:claims", "{index}:recent", "{index}:waiting", "{index}:ready"}
     for seed in range(first_seed, first_seed + 40):
-        choose = random.Random(seed)
-        book = new_book("one", "two")
-        for flow in book:
-            flow.factory = FACTORY
-        connection.save_logbook(book.copy())
-        drawn = [choose.choice(works) for _ in range(5)]
-        turns = Turns(url, [functools.partial(work, book=book) for work in drawn])
-        for _ in turns.play(choose):
-            if choose.random() < 0.1:
-                assert names(book) in ([], whole), seed
-        left = names(book)
-        assert left in ([], whole), seed
-        assert sorted(f"{flow.name} 2" for flow in connection.find_flows()) == left, seed
-        assert [each.uuid for each in connection.get_logbooks()] == [book.uuid][: len(left)], seed
-        if left:
-            connection.destroy_logbook(book.uuid, force=True)
-        driver = connection._client.driver
+        whole_or_nothing(connection, functools.partial(taking_turns, url), seed)
         keys = {key.decode() for key in driver.scan_iter(f"{prefix}*", count=1000) if driver.ttl(key) < 0}
-        allowed = {"version", "{index}:claims", "{index}:recent", "{index}:waiting", "{index}:ready"}
-        assert keys <= {f"{prefix}{name}" for name in allowed}, seed
+        assert keys <= {f"{prefix}{name}" for name in passing}, seed
     connection.upgrade()
     assert scan(connection) == []
