@@ -140,7 +140,8 @@ class Commits:
         if trims:
             self._store.repeated(lambda: apply(self._store, held.life, held.journal))
         mine = {"_id": lease.flow_uuid, "token": lease.token, "revision": revision}
-        matched = self._store.repeated(lambda: self._store.flows.update_one(mine, update).matched_count)
+        # Named, so that the server does not try other indexes first.
+        matched = self._store.repeated(lambda: self._store.flows.update_one(mine, update, hint="_id_").matched_count)
         if not matched:
             held.token = None
             self._explain_refusal(held, lease, revision)
