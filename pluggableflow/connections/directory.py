@@ -131,47 +131,57 @@ class DirectoryConnection(Connection):
 
     def get_logbook(self, book_uuid: str, lazy: bool = False) -> LogBook:
         with self._store.errors():
-            record, flows = self._store.found_book(book_uuid)
-            return self._book(record, flows, lazy)
-
-    def _book(self, record: Record, flows: list[str], lazy: bool) -> LogBook:
-        if lazy:
-            return LogBook.from_record(record)
-        return LogBook.from_record(record, self._flows(self._store.book_path(str(record["uuid"])), flows, False))
+            if lazy:
+                return LogBook.from_record(self._store.found_book(book_uuid)[0])
+            return LogBook.from_record(*self._whole(book_uuid, lazy=False))
 
     def get_logbooks(self, lazy: bool = False) -> list[LogBook]:
         with self._store.errors():
             found = []
             for path in self._store.book_paths():
-                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                    found.append(self._store.read_book(path))
-            found.sort(key=lambda each: _age(each[0]))
-            return [self._book(record, flows, lazy) for record, flows in found]
+                with contextlib.suppress(FileNotFoundError, NotFound):  # destroyed meanwhile
+                    record, _flows = self._store.read_book(path)
+                    found.append(self.get_logbook(str(record["uuid"]), lazy))
+            return sorted(found, key=lambda book: (book.created_at or 0, book.uuid))
 
     def destroy_logbook(self, book_uuid: str, force: bool = False) -> None:
         path = self._store.book_path(book_uuid)
         with self._store.errors():
-            try:
-                # Excludes claims and renewals, so that a lease that is not there now will not be there.
-                with folders.locked(path):
-                    if not force:
-                        for uuid in self._store.flows_of(path):
-                            with contextlib.suppress(FlowGone):  # somebody took its folder away
-                                refuse_if_leased(read_flow(self._store.flow_path(path, uuid), uuid, False).flow, _now())
-                    hidden = self._store.remove(path)
-            except FileNotFoundError:
-                self._store.found_book(book_uuid)
-                raise
+            while True:
+                try:
+                    # Excludes claims and renewals, so that a lease that is not there now will not be there.
+                    with folders.locked(path):
+                        if not force:
+                            self._refuse_if_any_is_leased(path)
+                        hidden = self._store.remove(path)
+                        break
+                except FileNotFoundError:
+                    self._store.found_book(book_uuid)  # it may have been destroyed, and saved again
             self._writer.sync_folder(os.path.dirname(path))
             folders.delete([hidden])
             folders.sweep(self.path)
 
+    def _refuse_if_any_is_leased(self, book_path: str) -> None:
+        for uuid in self._store.flows_of(book_path):
+            with contextlib.suppress(FlowGone):  # somebody took its folder away
+                refuse_if_leased(read_flow(self._store.flow_path(book_path, uuid), uuid, False).flow, _now())
+
     # -- flows ----------------------------------------------------------------------------------------------------
+
+    def _whole(self, book_uuid: str, lazy: bool) -> tuple[Record, list[FlowDetail]]:
+        """A book and its flows, of a moment between two saves or destructions of it."""
+        seen = self._store.found_book(book_uuid)
+        while True:
+            flows = self._flows(self._store.book_path(book_uuid), seen[1], lazy)
+            again = self._store.found_book(book_uuid)
+            if again == seen:
+                return seen[0], flows
+            seen = again
 
     def _flows(self, book_path: str, uuids: list[str], lazy: bool) -> list[FlowDetail]:
         found: list[StoredFlow] = []
         for uuid in uuids:
-            with contextlib.suppress(FlowGone):  # the book was destroyed meanwhile
+            with contextlib.suppress(FlowGone):  # the book was destroyed meanwhile, or somebody took its folder away
                 found.append(read_flow(self._store.flow_path(book_path, uuid), uuid, not lazy))
         found.sort(key=lambda each: _age(each.flow))
         return [_detail(each) for each in found]
@@ -188,8 +198,7 @@ class DirectoryConnection(Connection):
 
     def get_flows_for_book(self, book_uuid: str, lazy: bool = False) -> list[FlowDetail]:
         with self._store.errors():
-            _record, flows = self._store.found_book(book_uuid)
-            return self._flows(self._store.book_path(book_uuid), flows, lazy)
+            return self._whole(book_uuid, lazy)[1]
 
     def update_flow_details(self, detail: FlowDetail) -> None:
         columns = {column: value for column, value in detail.to_record().items() if column not in _NEVER_UPDATED}

@@ -236,7 +236,8 @@ class StoreFolder:
                     else:
                         self._move_in(work, path, new, present)
                         os.replace(file, os.path.join(path, _BOOK_FILE))
-                self._writer.sync_folder(path if stored is not None else self._books)
+                with contextlib.suppress(FileNotFoundError):  # destroyed meanwhile
+                    self._writer.sync_folder(path if stored is not None else self._books)
                 return after, set(new)
 
     def _before_save(self, book_uuid: str, flows: Collection[str]) -> tuple[Record | None, list[str], list[str]]:

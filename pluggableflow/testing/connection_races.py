@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import socket
@@ -125,6 +126,44 @@ class RaceTests(ConnectionKit):
         assert {copy.created_at for copy in copies} == {stored.created_at}
         ages = {flow.uuid: flow.created_at for flow in stored}
         assert all(flow.created_at in (None, ages[flow.uuid]) for copy in copies for flow in copy)
+
+    def test_a_book_that_is_saved_and_destroyed_at_once_is_seen_whole_or_not_at_all(
+        self, connection: Connection
+    ) -> None:
+        whole = ["one 2", "two 2"]
+
+        def seen(book: LogBook) -> list[str]:
+            try:
+                return sorted(f"{flow.name} {len(flow)}" for flow in connection.get_logbook(book.uuid))
+            except NotFound:
+                return []
+
+        for turn in range(20):
+            book, done = new_book("one", "two"), list[int]()
+            connection.save_logbook(book.copy())
+
+            def work(number: int, book: LogBook = book, done: list[int] = done) -> Any:
+                if number == 3:
+                    found = [seen(book)]
+                    while len(done) < 3:
+                        found.append(seen(book))
+                    return found
+                try:
+                    if number == 0:
+                        connection.save_logbook(book.copy())
+                    else:
+                        with contextlib.suppress(NotFound):
+                            connection.destroy_logbook(book.uuid, force=number == 1)
+                finally:
+                    done.append(number)
+                return []
+
+            looks = at_once(4, work, ahead=turn)[3]
+            last = seen(book)
+            assert all(look in ([], whole) for look in (*looks, last))
+            assert len(connection.find_flows()) == len(last) and len(connection.get_logbooks()) == bool(last)
+            if last:
+                connection.destroy_logbook(book.uuid)
 
     def test_requests_of_many_threads_are_all_numbered(self, connection: Connection) -> None:
         flow = saved_flow(connection)
