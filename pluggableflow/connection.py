@@ -169,7 +169,7 @@ class Connection(ABC):
 
     @abstractmethod
     def get_logbook(self, book_uuid: str, lazy: bool = False) -> LogBook:
-        """Read a book with its flows and atoms; with ``lazy``, the book alone."""
+        """Read a book with its flows and atoms, whole as between two saves of it; with ``lazy``, the book alone."""
 
     @abstractmethod
     def get_logbooks(self, lazy: bool = False) -> list[LogBook]:
