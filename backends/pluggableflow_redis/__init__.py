@@ -12,7 +12,8 @@ same server of a cluster. In a tag ``%`` and ``}`` are written ``%25`` and ``%7D
 ``book:{B}``            hash    the columns of logbook B; ``destroying``: the operation that is about to destroy it
 ``book:{B}:flows``      hash    its flows, each with its ``created_at``
 ``book:{B}:destroyed``  string  the operation that has destroyed it, for an hour
-``book:{B}:saves``      set     operations that may save it; for an hour after the last was begun
+``book:{B}:saves``      zset    operations that may save it, by the time of their beginning, for an hour
+``book:{B}:saved``      string  the operation that has saved it last, its ``created_at`` and ``updated_at``, for an hour
 ``atom:A``              string  the flow that has atom A
 ``{index}:books``       zset    all books: ``created_at`` as 16 hexadecimal digits, then the uuid; all scores 0
 ``{index}:flows``       zset    all flows, in the same way
@@ -51,17 +52,17 @@ neither at sleeping or leased flows nor at finished ones, however many there are
 * Save: add the operation to ``saves``; note it in ``open`` and list everything in the index; write the flows with the
   mark ``save``; add them to the book if the operation is still in ``saves``, which is the one step that everybody
   sees; remove the marks; forget the operation. Where a flow has the mark of another save and is not there, that
-  operation is taken out of its ``saves`` before the flow is replaced: it begins again, and what is seen of a flow is
-  never replaced.
+  save is waited for; one that takes too long is taken out of its ``saves`` before the flow is replaced, and begins
+  again if it was not dead. So what is seen of a flow is never replaced.
 * Destroy: set ``destroying`` on the book; take the lease of each flow, unless it is live, and set the mark
-  ``destroy``; delete the book with its ``saves``, if ``destroying`` is unchanged, which is the one step that everybody
-  sees; delete its flows and what the index has of them. A flow that was saved anew since has another ``created_at``
-  and is left alone.
+  ``destroy``, over that of another operation only while ``destroying`` is unchanged; delete the book with its
+  ``saves``, if ``destroying`` is unchanged, which is the one step that everybody sees; delete its flows and what the
+  index has of them. A flow that was saved anew since has another ``created_at`` and is left alone.
 
 Whoever meets a mark asks the book. A flow that the book lists exists. A claim of one that is about to be destroyed
 removes ``destroying``, so that the destruction begins again and finds the flow owned. A mark of an operation that
 is over is removed. What a dead process has left is invisible, and swept by :meth:`RedisConnection.upgrade`
-(destructions after a minute, saves after an hour); saving the same flow again replaces it at once.
+(destructions after a minute, saves after an hour), or removed by whoever saves the same flow again.
 
 **Clock.** That of the flow's server, read in the script. In a cluster keep the clocks of the servers together.
 

@@ -28,6 +28,10 @@ DESTROY_MICROSECONDS = 60_000_000
 _ATTEMPTS = 50
 _ATOMS_PER_CALL = 5000
 _SAVE = b"save:"
+#: How long a first attempt waits for another save of the same flows before it takes that for dead. Each attempt waits
+#: twice as long as the one before, so that in the end it waits for longer than any save takes.
+PATIENCE_SECONDS = 1.0
+LONGEST_PATIENCE_SECONDS = 600.0
 
 
 class Books:
@@ -43,17 +47,15 @@ class Books:
         now, fields, flows = self._client.run(script, self._keys.book(book_uuid), (operation.encode(),))
         return int(now), pairs(fields), pairs(flows)
 
-    def resolve(self, flow_uuid: str, mark: bytes, book_uuid: str, *, stop: bool = False, abort: bool = False) -> bool:
+    def resolve(self, flow_uuid: str, mark: bytes, book_uuid: str, *, stop: bool = False) -> bool:
         """Whether a marked flow exists. A mark is taken away if nobody is about to destroy the book.
 
         Whose mark it is does not tell who is: of several that destroy it, one may have put his over that of another.
 
         :param stop: also stop an operation that is about to destroy the book
-        :param abort: if it does not exist, also see to it that the save which has written it never comes to its end
         """
-        saver = mark.removeprefix(_SAVE) if abort and mark.startswith(_SAVE) else b""
         there, active = self._client.run(
-            index_scripts.RESOLVE, self._keys.book(book_uuid), (flow_uuid.encode(), int(stop), saver)
+            index_scripts.RESOLVE, self._keys.book(book_uuid), (flow_uuid.encode(), int(stop))
         )
         if there and not active:
             self._client.run(lease_scripts.UNMARK, self._keys.flow(flow_uuid), (mark,))
@@ -70,16 +72,17 @@ class Books:
     def save(self, book: LogBook) -> None:
         details = [(detail, detail.to_record(), [atom.to_record() for atom in detail]) for detail in book]
         for number in range(_ATTEMPTS):
-            if self._save(book, details):
+            if self._save(book, details, min(LONGEST_PATIENCE_SECONDS, PATIENCE_SECONDS * 2**number)):
                 return
             time.sleep(random.uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**number)))
         raise StorageFailure(f"logbook {book.uuid} was not saved: others save the same flows again and again")
 
-    def _save(self, book: LogBook, details: list[tuple[FlowDetail, Record, list[Record]]]) -> bool:
-        """``False``: somebody else who saves the same flows has aborted it."""
+    def _save(self, book: LogBook, details: list[tuple[FlowDetail, Record, list[Record]]], patience: float) -> bool:
+        """``False``: it was aborted, by another save of the same flows or since the book was destroyed meanwhile."""
         operation = new_uuid()
         now, fields, listed = self.read(book.uuid, index_scripts.BEGIN_SAVE, operation)
-        new = [each for each in details if each[0].uuid.encode() not in listed]
+        # In one order, so that of two savers one is ahead of the other everywhere.
+        new = sorted((each for each in details if each[0].uuid.encode() not in listed), key=lambda each: each[0].uuid)
         for detail, _flow, atoms in new:
             try:
                 check_names(detail.uuid, atoms, {})
@@ -95,7 +98,7 @@ class Books:
         created: list[FlowDetail] = []
         for detail, flow, atoms in new:
             flow |= {"parent_uuid": book.uuid, "created_at": now, "updated_at": now}
-            if self._stage(detail.uuid, mark, flow, atoms, now):
+            if self._stage(detail.uuid, mark, flow, atoms, now, patience):
                 self._index.add_atoms(detail.uuid, (atom.uuid for atom in detail))
                 created.append(detail)
         meta = book.to_record()["meta"]
@@ -117,38 +120,57 @@ class Books:
             self._index.close(operation, superfluous, members.values())
         return True
 
-    def _stage(self, flow_uuid: str, mark: bytes, flow: Record, atoms: list[Record], now: int) -> bool:
-        """Write a flow that nobody sees yet; ``False``: there is one of that uuid already.
+    def _stage(self, flow_uuid: str, mark: bytes, flow: Record, atoms: list[Record], now: int, patience: float) -> bool:
+        """Write a flow that nobody sees yet.
 
-        Where another save has written one that nobody sees yet, that save is aborted first.
+        :returns: ``False``: there is one of that uuid already, or this save is aborted, as the book will say
         """
         put, _ = flow_fields(flow)
         put += ("mark", mark, "atom_count", len(atoms), "indexed", len(atoms))
         since = _takeable(flow, now)
         if since is not None:
             put += ("hint", 1, "hint_at", since)
-        replaced, first = b"", self._atoms(atoms[:_ATOMS_PER_CALL], flow_uuid, 0)
+        first = self._atoms(atoms[:_ATOMS_PER_CALL], flow_uuid, 0)
         while True:
             answer = self._client.run(
                 lease_scripts.STAGE,
                 self._keys.flow(flow_uuid),
-                [packed((replaced, mark, len(put), len(first[0]), len(first[1]) // 2, *put, *first[0], *first[1]))],
+                [packed((mark, len(put), len(first[0]), len(first[1]) // 2, *put, *first[0], *first[1]))],
             )
             if answer[0] == b"exists":
                 return False
             if answer[0] == b"ok":
                 break
-            if self.resolve(flow_uuid, answer[1], answer[2].decode("utf-8"), abort=True):
+            own = mark if answer[2].decode("utf-8") == flow["parent_uuid"] else b""
+            if not self._is_left(flow_uuid, answer[1], answer[2].decode("utf-8"), own, patience):
                 return False
-            replaced = answer[1]
+            self._delete(flow_uuid, answer[1])
         for at in range(_ATOMS_PER_CALL, len(atoms), _ATOMS_PER_CALL):
             fields, names = self._atoms(atoms[at : at + _ATOMS_PER_CALL], flow_uuid, at)
-            arguments = (b"", mark, 0, len(fields), len(names) // 2, *fields, *names)
+            arguments = (mark, 0, len(fields), len(names) // 2, *fields, *names)
             if self._client.run(lease_scripts.STAGE, self._keys.flow(flow_uuid), (packed(arguments),))[0] != b"ok":
-                return False  # this save is aborted, as the book will say
+                return False
         if since is not None:
             self._index.add_entry(hint(int(flow["priority"] or 0), now, flow_uuid, 1), since)
         return True
+
+    def _is_left(self, flow_uuid: str, mark: bytes, book_uuid: str, own: bytes, patience: float) -> bool:
+        """Whether a marked flow is what an operation has left that is over.
+
+        A save that may still come to its end is waited for, and aborted when patience is at its end.
+
+        :param own: mark of the save that asks, if it is of the same book
+        """
+        until, wait = time.monotonic() + patience, FIRST_WAIT_SECONDS
+        while True:
+            arguments = (flow_uuid.encode(), _operation(mark), int(time.monotonic() >= until), _operation(own))
+            answer = self._client.run(index_scripts.CONTEST, self._keys.book(book_uuid), arguments)
+            if answer == b"there":
+                self.resolve(flow_uuid, mark, book_uuid)
+            if answer != b"busy":
+                return bool(answer == b"free")
+            time.sleep(random.uniform(0, wait))
+            wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
     @staticmethod
     def _atoms(atoms: list[Record], flow_uuid: str, before: int) -> tuple[list[Any], list[Any]]:
@@ -166,7 +188,6 @@ class Books:
     def destroy(self, book_uuid: str, force: bool) -> None:
         for _ in range(_ATTEMPTS):
             operation = new_uuid()
-            mark = f"destroy:{operation}".encode()
             keys = self._keys.book(book_uuid)
             answer = self._client.run(index_scripts.DESTROY, keys, (operation.encode(),))
             if answer[0] == b"none":
@@ -174,7 +195,7 @@ class Books:
             flows = {uuid.decode("utf-8"): int(created_at) for uuid, created_at in pairs(answer[2]).items()}
             story = {"kind": "destroy", "book": book_uuid, "created_at": int(answer[1]), "flows": flows}
             self._index.open(operation, story, b"", ())
-            owned = self._doom(book_uuid, flows, mark, force)
+            owned = self._doom(book_uuid, operation, flows, force)
             done = self._client.run(index_scripts.END_DESTROY, keys, (operation.encode(), int(owned is None)))
             self._settle(operation, story)
             if owned is not None:
@@ -183,14 +204,23 @@ class Books:
                 return
         raise StorageFailure(f"logbook {book_uuid} was not destroyed: its flows are claimed again and again")
 
-    def _doom(self, book_uuid: str, flows: dict[str, int], mark: bytes, force: bool) -> FlowOwned | None:
+    def _doom(self, book_uuid: str, operation: str, flows: dict[str, int], force: bool) -> FlowOwned | None:
+        """Take the flows out of their holders' hands, as long as this is the operation that is to destroy the book."""
+        mark = f"destroy:{operation}".encode()
         for uuid, created_at in flows.items():
-            arguments: list[Any] = [book_uuid.encode(), mark, b"", b"", int(force), created_at]
+            arguments: list[Any] = [book_uuid.encode(), mark, b"", b"", int(force), created_at, b""]
             while True:
                 answer = self._client.run(lease_scripts.DOOM, self._keys.flow(uuid), arguments)
-                if answer[0] != b"hint":
+                if answer[0] == b"hint":
+                    arguments[2:4] = self._index.add_hint(uuid, answer)
+                elif answer[0] == b"marked":
+                    # The mark of another destruction is that of one which is over, unless this one is.
+                    book = self._keys.book(book_uuid)
+                    if not self._client.run(index_scripts.DESTROYING, book, (operation.encode(),)):
+                        return None
+                    arguments[6] = answer[1]
+                else:
                     break
-                arguments[2:4] = self._index.add_hint(uuid, answer)
             if answer[0] == b"owned":
                 return owned(uuid, answer)
         return None
@@ -202,20 +232,22 @@ class Books:
         gone = []
         for uuid, created_at in story["flows"].items():
             if listed.get(uuid.encode()) != b"%d" % created_at:
-                self._delete(uuid, mark, created_at)
+                self._delete(uuid, mark)
                 gone.append(age(created_at, uuid))
             elif b"destroying" not in fields:  # else somebody relies on the flow's being marked
                 self._client.run(lease_scripts.UNMARK, self._keys.flow(uuid), (mark,))
         still = fields.get(b"created_at") == b"%d" % story["created_at"]
         self._index.close(operation, [] if still else [age(story["created_at"], story["book"])], gone)
 
-    def _delete(self, flow_uuid: str, mark: bytes, created_at: int) -> None:
+    def _delete(self, flow_uuid: str, mark: bytes) -> None:
         """Delete a flow that nobody sees any more; last what tells of the rest, so that it can be done again."""
         keys = self._keys.flow(flow_uuid)
-        answer = self._client.run(lease_scripts.LEFTOVER, keys, (mark, created_at))
+        answer = self._client.run(lease_scripts.LEFTOVER, keys, (mark,))
         if answer[0] == b"ok":
             self._index.forget_flow(flow_uuid, answer)
-            self._client.run(lease_scripts.DELETE, keys, (mark, created_at))
+            others = self._client.run(lease_scripts.DELETE, keys, (mark,))
+            # What was just removed may be found by the same keys as they are.
+            self._index.add_atoms(flow_uuid, [uuid.decode("utf-8") for uuid in others])
 
     def sweep(self) -> None:
         """Bring to an end what dead processes have begun."""
@@ -239,6 +271,10 @@ class Books:
                     found = True
             if not found:
                 return
+
+
+def _operation(mark: bytes) -> bytes:
+    return mark.partition(b":")[2]
 
 
 def owned(flow_uuid: str, answer: Sequence[Any]) -> FlowOwned:

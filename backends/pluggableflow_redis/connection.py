@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -184,16 +184,16 @@ class RedisConnection(Connection):
             if found is not None:
                 return LogBook.from_record(book_record(book_uuid, fields), found)
 
-    def _flows_of(self, book_uuid: str, flows: Collection[bytes], lazy: bool) -> list[FlowDetail] | None:
+    def _flows_of(self, book_uuid: str, flows: Mapping[bytes, bytes], lazy: bool) -> list[FlowDetail] | None:
         """The flows of a book as it was just read; ``None``: it is another one by now."""
         found = []
         for uuid, answer in self._read([uuid.decode("utf-8") for uuid in flows], not lazy):
             detail = FlowDetail.from_record(flow_record(uuid, pairs(answer[1])), atoms_of(answer[2]))
-            if detail.parent_uuid == book_uuid:
+            if detail.parent_uuid == book_uuid and b"%d" % (detail.created_at or 0) == flows[uuid.encode()]:
                 found.append(detail)
         if len(found) < len(flows):
             _, _, again = self._books.read(book_uuid)
-            if set(again) != set(flows):
+            if again != flows:
                 return None
         return sorted(found, key=_age)
 

@@ -84,32 +84,51 @@ return 1
 _READ = "return {int(clock()), redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}"
 #: Answer: the time, the book's fields, its flows.
 READ_BOOK = Script(CLOCK, _READ)
-#: operation, which may save the book until it is aborted or takes over an hour. The same answer.
-BEGIN_SAVE = Script(CLOCK, "redis.call('SADD', KEYS[4], ARGV[1])", "redis.call('EXPIRE', KEYS[4], 3600)", _READ)
+#: operation, which may save the book until it is aborted, for an hour. The same answer.
+BEGIN_SAVE = Script(
+    CLOCK,
+    """
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', int(clock() - 3600000000))
+redis.call('ZADD', KEYS[4], int(clock()), ARGV[1])
+redis.call('EXPIRE', KEYS[4], 3600)
+""",
+    _READ,
+)
 #: operation, which cannot save the book any more if it has not done so. The same answer.
-ABORT_SAVE = Script(CLOCK, "redis.call('SREM', KEYS[4], ARGV[1])", _READ)
+ABORT_SAVE = Script(CLOCK, "redis.call('ZREM', KEYS[4], ARGV[1])", _READ)
 
-#: flow, whether to stop a destruction, operation whose save is to be aborted unless the book has the flow, or ''.
-#: Answer: whether the book has the flow; whether it is just being destroyed.
+#: flow, operation whose mark it has, whether to abort that one, own operation on the same book or ''. Answer:
+#: ``there``, ``aborted``: the own one is, ``busy``: the other may still save the book, ``free``: it cannot any more.
+CONTEST = Script(
+    """
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 'there' end
+if ARGV[4] ~= '' and not redis.call('ZSCORE', KEYS[4], ARGV[4]) then return 'aborted' end
+if ARGV[3] == '1' then redis.call('ZREM', KEYS[4], ARGV[2]) end
+return redis.call('ZSCORE', KEYS[4], ARGV[2]) and 'busy' or 'free'
+"""
+)
+
+#: flow, whether to stop a destruction. Answer: whether the book has the flow; whether it is just being destroyed.
 RESOLVE = Script(
     """
-local there = redis.call('HEXISTS', KEYS[2], ARGV[1])
-if there == 0 and ARGV[3] ~= '' then redis.call('SREM', KEYS[4], ARGV[3]) end
 local destroying = redis.call('HGET', KEYS[1], 'destroying')
 if destroying and ARGV[2] == '1' then
   redis.call('HDEL', KEYS[1], 'destroying')
   destroying = false
 end
-return {there, destroying and 1 or 0}
+return {redis.call('HEXISTS', KEYS[2], ARGV[1]), destroying and 1 or 0}
 """
 )
 
 #: operation, time of creation if it is new, uuid, name, whether it has meta, meta; then each flow and its
-#: created_at. Answer: ``aborted`` (also when it is asked again), or ``ok``, created_at, updated_at.
+#: created_at. Answer: ``aborted``, or ``ok``, created_at, updated_at; that also when it is asked again, unless another
+#: operation has saved the book since.
 SAVE = Script(
     CLOCK,
     """
-if redis.call('SREM', KEYS[4], ARGV[1]) == 0 then return {'aborted'} end
+local saved = redis.call('GET', KEYS[5]) or ''
+if string.sub(saved, 1, #ARGV[1] + 1) == ARGV[1] .. ' ' then return {'ok', string.match(saved, '(%d+) (%d+)$')} end
+if redis.call('ZREM', KEYS[4], ARGV[1]) == 0 then return {'aborted'} end
 local time = int(clock())
 if redis.call('HSETNX', KEYS[1], 'created_at', ARGV[2]) == 1 then
   redis.call('HSET', KEYS[1], 'uuid', ARGV[3], 'name', ARGV[4])
@@ -118,7 +137,9 @@ redis.call('HSET', KEYS[1], 'updated_at', time)
 if ARGV[5] == '1' then redis.call('HSET', KEYS[1], 'meta', ARGV[6]) else redis.call('HDEL', KEYS[1], 'meta') end
 redis.call('HDEL', KEYS[1], 'destroying')
 for at = 7, #ARGV, 2 do redis.call('HSETNX', KEYS[2], ARGV[at], ARGV[at + 1]) end
-return {'ok', redis.call('HGET', KEYS[1], 'created_at'), time}
+local created_at = redis.call('HGET', KEYS[1], 'created_at')
+redis.call('SET', KEYS[5], ARGV[1] .. ' ' .. created_at .. ' ' .. time, 'EX', 3600)
+return {'ok', created_at, time}
 """,
 )
 
@@ -131,6 +152,9 @@ redis.call('HSET', KEYS[1], 'destroying', ARGV[1])
 return {'ok', created_at, redis.call('HGETALL', KEYS[2])}
 """
 )
+
+#: operation -> whether the book is about to be destroyed by it
+DESTROYING = Script("return redis.call('HGET', KEYS[1], 'destroying') == ARGV[1] and 1 or 0")
 
 #: operation, whether to go through with it. Answer: whether it has come to that end, also when asked again. What was
 #: about to save the book has seen one that is gone now, and begins again.

@@ -25,10 +25,10 @@ class Keys:
         own = self._flow + _tag(uuid)
         return own, own + b":atoms", own + b":names"
 
-    def book(self, uuid: str) -> tuple[bytes, bytes, bytes, bytes]:
-        """Its columns, the flows that it has, what has destroyed it, and what is about to save it."""
+    def book(self, uuid: str) -> tuple[bytes, ...]:
+        """Its columns, the flows that it has, what has destroyed it, what is about to save it, and what has."""
         own = self._book + _tag(uuid)
-        return own, own + b":flows", own + b":destroyed", own + b":saves"
+        return own, own + b":flows", own + b":destroyed", own + b":saves", own + b":saved"
 
     def atom(self, uuid: str) -> bytes:
         return self._atom + _bytes(uuid)

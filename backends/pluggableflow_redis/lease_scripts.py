@@ -135,13 +135,14 @@ return 1
 """
 )
 
-#: book, mark, hint number, since, whether by force, created_at of the flow that is meant
+#: book, mark, hint number, since, whether by force, created_at of the flow that is meant, mark that may be replaced
 DOOM = Script(
     CLOCK,
     HINT,
     """
 local flow, time = see(), clock()
 if flow.parent_uuid ~= ARGV[1] or flow.created_at ~= ARGV[6] then return {'none'} end
+if flow.mark and flow.mark ~= ARGV[2] and flow.mark ~= ARGV[7] then return {'marked', flow.mark} end
 local live = owned(flow, time)
 if live and ARGV[5] ~= '1' then return live end
 flow.token = false
@@ -159,42 +160,43 @@ UNMARK = Script(
     "if redis.call('HGET', KEYS[1], 'mark') == ARGV[1] then redis.call('HDEL', KEYS[1], 'mark') end return 1"
 )
 
-#: Packed: mark of a leftover that may be replaced, own mark, counts of: flow values, atom values, atoms; then these.
-#: With no flow values: further atoms of the flow that has the mark.
+#: Packed: mark, counts of: flow values, atom values, atoms; then these. With no flow values: further atoms of the flow
+#: that has the mark.
 STAGE = Script(
     UNPACK,
     WRITE,
     """
 local there = redis.call('HMGET', KEYS[1], 'uuid', 'mark', 'parent_uuid')
-local set, atom_set, count = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local set, atom_set, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if set == 0 then
-  if there[2] ~= ARGV[2] then return {'lost'} end
+  if there[2] ~= ARGV[1] then return {'lost'} end
 elseif there[1] then
   if not there[2] then return {'exists'} end
-  if there[2] ~= ARGV[1] and there[2] ~= ARGV[2] then return {'marked', there[2], there[3]} end
+  if there[2] ~= ARGV[1] then return {'marked', there[2], there[3]} end
   redis.call('UNLINK', unpack(KEYS))
 end
-put(KEYS[1], 6, set)
-put(KEYS[2], 6 + set, atom_set)
-local list = 6 + set + atom_set
+put(KEYS[1], 5, set)
+put(KEYS[2], 5 + set, atom_set)
+local list = 5 + set + atom_set
 for at = list, list + 2 * count - 1, 2 do redis.call('HSET', KEYS[3], ARGV[at + 1], ARGV[at]) end
 return {'ok'}
 """,
 )
 
-# Another that was about to destroy the same book may have put his mark over ours.
-_IS_LEFT = """
-local flow = redis.call('HMGET', KEYS[1], 'mark', 'priority', 'created_at', 'hint')
-local doomed = flow[1] and string.sub(flow[1], 1, 8) == 'destroy:' and flow[3] == ARGV[2]
-"""
-#: mark, created_at. Answer: what the index has of the flow (priority, created_at, hint number), and the atoms.
+#: mark. Answer: what the index has of the flow (priority, created_at, hint number), and the atoms.
 LEFTOVER = Script(
-    _IS_LEFT,
     """
-if flow[1] ~= ARGV[1] and not doomed then return {'none'} end
+local flow = redis.call('HMGET', KEYS[1], 'mark', 'priority', 'created_at', 'hint')
+if flow[1] ~= ARGV[1] then return {'none'} end
 return {'ok', flow[2], flow[3], flow[4] or '0', redis.call('HVALS', KEYS[3])}
-""",
+"""
 )
 
-#: mark, created_at
-DELETE = Script(_IS_LEFT, "if flow[1] == ARGV[1] or doomed then redis.call('UNLINK', unpack(KEYS)) end return 1")
+#: mark. Answer: the atoms of a flow that has taken its place.
+DELETE = Script(
+    """
+if redis.call('HGET', KEYS[1], 'mark') ~= ARGV[1] then return redis.call('HVALS', KEYS[3]) end
+redis.call('UNLINK', unpack(KEYS))
+return {}
+"""
+)

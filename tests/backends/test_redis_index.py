@@ -70,6 +70,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[tuple[str, RedisConnection
     made.close()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_save_that_is_cut_short_leaves_all_or_nothing(store: tuple[str, RedisConnection]) -> None:
     url, connection = store
     book = new_book("one", "two")
@@ -379,7 +380,11 @@ def test_a_forced_destruction_ends_every_lease(store: tuple[str, RedisConnection
         assert connection.find_flows() == []
 
 
-def test_of_many_that_save_one_book_all_agree(store: tuple[str, RedisConnection]) -> None:
+def test_of_many_that_save_one_book_all_agree_and_none_begins_again(
+    store: tuple[str, RedisConnection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(books, "_ATTEMPTS", 1)
     _url, connection = store
     for _ in range(20):
         book = new_book("one", "two")
@@ -390,6 +395,13 @@ def test_of_many_that_save_one_book_all_agree(store: tuple[str, RedisConnection]
         assert [each.uuid for each in connection.get_logbooks()] == [book.uuid]
         assert len(connection.find_flows()) == 2
         connection.destroy_logbook(book.uuid)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save takes another one for dead at once."""
+    monkeypatch.setattr(books, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(books, "FIRST_WAIT_SECONDS", 0.0)
 
 
 @contextlib.contextmanager
@@ -407,6 +419,7 @@ def taking_turns(url: str, wait: Wait) -> Iterator[RedisConnection]:
     connection.close()
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("atoms_per_call", [1, 5000])
 def test_what_was_once_seen_of_a_flow_stays_while_others_save_it_too(
     store: tuple[str, RedisConnection], atoms_per_call: int, monkeypatch: pytest.MonkeyPatch
@@ -418,6 +431,7 @@ def test_what_was_once_seen_of_a_flow_stays_while_others_save_it_too(
     assert connection.get_logbooks() == []
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("first_seed", [0, 500])
 def test_savers_destroyers_and_claimers_leave_a_whole_book_or_nothing(
     store: tuple[str, RedisConnection], first_seed: int, monkeypatch: pytest.MonkeyPatch
