@@ -14,7 +14,7 @@ same server of a cluster. In a tag ``%`` and ``}`` are written ``%25`` and ``%7D
 ``book:{B}:destroyed``  string  the operation that has destroyed it, for an hour
 ``book:{B}:saves``      zset    operations that may save it, by the time of their beginning, for an hour
 ``book:{B}:saved``      string  the operation that has saved it last, its ``created_at`` and ``updated_at``, for an hour
-``atom:A``              string  the flow that has atom A
+``atom:A``              string  ``created_at`` as 16 hexadecimal digits and the uuid of the flow that has atom A
 ``{index}:books``       zset    all books: ``created_at`` as 16 hexadecimal digits, then the uuid; all scores 0
 ``{index}:flows``       zset    all flows, in the same way
 ``{index}:ready``       zset    what a scan tries: 2^63 - 1 - ``priority`` and ``created_at`` as 16 hexadecimal digits

@@ -99,7 +99,7 @@ class Books:
         for detail, flow, atoms in new:
             flow |= {"parent_uuid": book.uuid, "created_at": now, "updated_at": now}
             if self._stage(detail.uuid, mark, flow, atoms, now, patience):
-                self._index.add_atoms(detail.uuid, (atom.uuid for atom in detail))
+                self._index.add_atoms(detail.uuid, now, (atom.uuid for atom in detail))
                 created.append(detail)
         meta = book.to_record()["meta"]
         arguments: list[Any] = [operation.encode(), now, book.uuid.encode(), book.name.encode()]
@@ -245,9 +245,7 @@ class Books:
         answer = self._client.run(lease_scripts.LEFTOVER, keys, (mark,))
         if answer[0] == b"ok":
             self._index.forget_flow(flow_uuid, answer)
-            others = self._client.run(lease_scripts.DELETE, keys, (mark,))
-            # What was just removed may be found by the same keys as they are.
-            self._index.add_atoms(flow_uuid, [uuid.decode("utf-8") for uuid in others])
+            self._client.run(lease_scripts.DELETE, keys, (mark,))
 
     def sweep(self) -> None:
         """Bring to an end what dead processes have begun."""

@@ -239,7 +239,12 @@ class RedisConnection(Connection):
         check_names(detail.uuid, atoms, {})
         arguments = [b"", b"", b"", 0, len(put), len(drop)]
         arguments += _updates(atoms, [*put, *drop])
-        self._index.add_atoms(detail.uuid, (atom.uuid for atom in detail))
+        created_at = self._client.command("HGET", self._keys.flow(detail.uuid)[0], "created_at")
+        if created_at is None:
+            raise _no_flow(detail.uuid)
+        if not created_at.isdigit():
+            raise DamagedRecord("flow", detail.uuid, f"its created_at is no number: {created_at!r}")
+        self._index.add_atoms(detail.uuid, int(created_at), (atom.uuid for atom in detail))
         answer = self._ask(flow_scripts.UPDATE, detail.uuid, arguments, 1, pack=True)
         if answer[0] == b"none":
             raise _no_flow(detail.uuid)

@@ -10,7 +10,7 @@ from typing import Any
 from pluggableflow_redis import index_scripts as scripts
 from pluggableflow_redis import lease_scripts
 from pluggableflow_redis.client import Client
-from pluggableflow_redis.keys import Keys, age, hint
+from pluggableflow_redis.keys import Keys, age, hint, of_age
 
 _PAGE = 500
 #: How many leftovers of dead processes one upgrade looks at.
@@ -60,13 +60,13 @@ class Index:
 
     # -- atoms ----------------------------------------------------------------------------------------------------
 
-    def add_atoms(self, flow_uuid: str, atom_uuids: Iterable[str]) -> None:
-        flow = flow_uuid.encode()
+    def add_atoms(self, flow_uuid: str, created_at: int, atom_uuids: Iterable[str]) -> None:
+        flow = age(created_at, flow_uuid)
         self._client.set_many([(self._keys.atom(uuid), flow) for uuid in atom_uuids])
 
     def flow_of_atom(self, atom_uuid: str) -> str | None:
         found = self._client.command("GET", self._keys.atom(atom_uuid))
-        return None if found is None else found.decode("utf-8")
+        return None if found is None else of_age(found)[1]
 
     def claiming(self, flow_uuid: str, token: str) -> None:
         """Before a claim: the flow may get atoms that :meth:`add_atoms` has not seen."""
@@ -84,9 +84,9 @@ class Index:
     def index_atoms(self, flow_uuid: str) -> None:
         """Make the atoms of a flow found by themselves."""
         keys = self._keys.flow(flow_uuid)
-        count, new = self._client.run(lease_scripts.UNINDEXED, keys)
+        count, created_at, new = self._client.run(lease_scripts.UNINDEXED, keys)
         if new:
-            self.add_atoms(flow_uuid, (uuid.decode("utf-8") for uuid in new))
+            self.add_atoms(flow_uuid, int(created_at), (uuid.decode("utf-8") for uuid in new))
             self._client.run(lease_scripts.INDEXED, keys, (count,))
 
     def recent(self) -> list[str]:
@@ -148,8 +148,12 @@ class Index:
         """Remove what the index has of a flow that ``LEFTOVER`` describes."""
         priority, created_at, number = (int(part or 0) for part in answer[1:4])
         self.remove_hint(flow_uuid, number, priority, created_at)
-        commands: list[tuple[Any, ...]] = [("DEL", self._keys.atom(uuid.decode("utf-8"))) for uuid in answer[4]]
-        self._client.send_many([*commands, ("ZREM", self._keys.flows, age(created_at, flow_uuid))])
+        flow = age(created_at, flow_uuid)
+        # By then a flow of the same uuid may have atoms of the same uuids.
+        self._client.run_many(
+            (scripts.FORGET_ATOM, (self._keys.atom(uuid.decode("utf-8")),), (flow,)) for uuid in answer[4]
+        )
+        self._client.command("ZREM", self._keys.flows, flow)
 
 
 def _claimed(flow_uuid: str, token: str) -> bytes:

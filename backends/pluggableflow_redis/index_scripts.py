@@ -68,6 +68,9 @@ return old
 """,
 )
 
+#: ``KEYS``: an atom. ``ARGV``: what the key holds if it is to be deleted.
+FORGET_ATOM = Script("return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0")
+
 #: ``KEYS``: open, books, flows. ``ARGV``: operation, its story, member of the books or '', members of the flows.
 OPEN = Script(
     CLOCK,

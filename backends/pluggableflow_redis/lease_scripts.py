@@ -109,10 +109,10 @@ return {'ok', gone, flow.priority, flow.created_at, behind and 1 or 0}
 """,
 )
 
-#: Answer: the number of atoms, and those that are not found by themselves yet.
+#: Answer: the number of atoms, ``created_at`` of the flow, and the atoms that are not found by themselves yet.
 UNINDEXED = Script(
     """
-local counts, new = redis.call('HMGET', KEYS[1], 'atom_count', 'indexed'), {}
+local counts, new = redis.call('HMGET', KEYS[1], 'atom_count', 'indexed', 'created_at'), {}
 if tonumber(counts[1] or 0) > tonumber(counts[2] or 0) then
   for _, uuid in ipairs(redis.call('HVALS', KEYS[3])) do
     if tonumber(redis.call('HGET', KEYS[2], uuid .. ':position')) > tonumber(counts[2] or 0) then
@@ -120,7 +120,7 @@ if tonumber(counts[1] or 0) > tonumber(counts[2] or 0) then
     end
   end
 end
-return {counts[1] or '0', new}
+return {counts[1] or '0', counts[3] or '0', new}
 """
 )
 
@@ -192,11 +192,7 @@ return {'ok', flow[2], flow[3], flow[4] or '0', redis.call('HVALS', KEYS[3])}
 """
 )
 
-#: mark. Answer: the atoms of a flow that has taken its place.
+#: mark
 DELETE = Script(
-    """
-if redis.call('HGET', KEYS[1], 'mark') ~= ARGV[1] then return redis.call('HVALS', KEYS[3]) end
-redis.call('UNLINK', unpack(KEYS))
-return {}
-"""
+    "if redis.call('HGET', KEYS[1], 'mark') == ARGV[1] then redis.call('UNLINK', unpack(KEYS)) end return 1"
 )
