@@ -108,7 +108,7 @@ class Books:
             arguments += [detail.uuid.encode(), now]
         answer = self._client.run(index_scripts.SAVE, self._keys.book(book.uuid), arguments)
         if answer[0] != b"ok":
-            self._settle(operation, story)
+            self._settle(operation, story, again=True)
             return False
         book.created_at, book.updated_at = int(answer[1]), int(answer[2])
         for detail in created:
@@ -144,7 +144,7 @@ class Books:
             own = mark if answer[2].decode("utf-8") == flow["parent_uuid"] else b""
             if not self._is_left(flow_uuid, answer[1], answer[2].decode("utf-8"), own, patience):
                 return False
-            self._delete(flow_uuid, answer[1])
+            self._delete(flow_uuid, answer[1], again=True)
         for at in range(_ATOMS_PER_CALL, len(atoms), _ATOMS_PER_CALL):
             fields, names = self._atoms(atoms[at : at + _ATOMS_PER_CALL], flow_uuid, at)
             arguments = (mark, 0, len(fields), len(names) // 2, *fields, *names)
@@ -225,26 +225,34 @@ class Books:
                 return owned(uuid, answer)
         return None
 
-    def _settle(self, operation: str, story: dict[str, Any]) -> None:
-        """After the end of an operation: flows that their book has lose their mark, others are deleted."""
+    def _settle(self, operation: str, story: dict[str, Any], again: bool = False) -> None:
+        """After the end of an operation: flows that their book has lose their mark, others are deleted.
+
+        :param again: as in :meth:`_delete`
+        """
         _, fields, listed = self.read(story["book"], index_scripts.ABORT_SAVE, operation)
         mark = f"{story['kind']}:{operation}".encode()
         gone = []
         for uuid, created_at in story["flows"].items():
             if listed.get(uuid.encode()) != b"%d" % created_at:
-                self._delete(uuid, mark)
+                self._delete(uuid, mark, again)
                 gone.append(age(created_at, uuid))
             elif b"destroying" not in fields:  # else somebody relies on the flow's being marked
                 self._client.run(lease_scripts.UNMARK, self._keys.flow(uuid), (mark,))
         still = fields.get(b"created_at") == b"%d" % story["created_at"]
         self._index.close(operation, [] if still else [age(story["created_at"], story["book"])], gone)
 
-    def _delete(self, flow_uuid: str, mark: bytes) -> None:
-        """Delete a flow that nobody sees any more; last what tells of the rest, so that it can be done again."""
+    def _delete(self, flow_uuid: str, mark: bytes, again: bool) -> None:
+        """Delete a flow that nobody sees any more; last what tells of the rest, so that it can be done again.
+
+        :param again: it is about to be saved again, so its atoms will be looked for by the same keys
+        """
         keys = self._keys.flow(flow_uuid)
         answer = self._client.run(lease_scripts.LEFTOVER, keys, (mark,))
         if answer[0] == b"ok":
             self._index.forget_flow(flow_uuid, answer)
+            if not again:
+                self._index.forget_atoms(flow_uuid, answer)
             self._client.run(lease_scripts.DELETE, keys, (mark,))
 
     def sweep(self) -> None:

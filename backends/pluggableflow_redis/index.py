@@ -145,15 +145,18 @@ class Index:
         self._client.send_many([*commands, ("HDEL", self._keys.open, operation.encode())])
 
     def forget_flow(self, flow_uuid: str, answer: Sequence[Any]) -> None:
-        """Remove what the index has of a flow that ``LEFTOVER`` describes."""
+        """Remove what the index has of a flow that ``LEFTOVER`` describes, but for its atoms."""
         priority, created_at, number = (int(part or 0) for part in answer[1:4])
         self.remove_hint(flow_uuid, number, priority, created_at)
-        flow = age(created_at, flow_uuid)
-        # By then a flow of the same uuid may have atoms of the same uuids.
+        self._client.command("ZREM", self._keys.flows, age(created_at, flow_uuid))
+
+    def forget_atoms(self, flow_uuid: str, answer: Sequence[Any]) -> None:
+        """Remove what the index has of the atoms of a flow that ``LEFTOVER`` describes."""
+        # By then another flow of the same uuid may have atoms of the same uuids.
+        flow = age(int(answer[2] or 0), flow_uuid)
         self._client.run_many(
             (scripts.FORGET_ATOM, (self._keys.atom(uuid.decode("utf-8")),), (flow,)) for uuid in answer[4]
         )
-        self._client.command("ZREM", self._keys.flows, flow)
 
 
 def _claimed(flow_uuid: str, token: str) -> bytes:
