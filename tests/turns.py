@@ -8,20 +8,36 @@ import functools
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 from pluggableflow import states
 from pluggableflow.connection import Changes, Connection
 from pluggableflow.exceptions import FlowOwned, LeaseLost, NotFound
-from pluggableflow.middleware import LogBook, new_uuid
+from pluggableflow.middleware import FlowDetail, LogBook, new_uuid
 from pluggableflow.testing.records import FACTORY, LONG, new_book
 
 Wait = Callable[[], None]
 #: Opens a connection of its own that calls ``wait`` before everything that it sends to the server.
 Open = Callable[[Wait], AbstractContextManager[Connection]]
 Work = Callable[[Connection], object]
+
+
+class Chooser(Protocol):
+    """Names whose turn it is."""
+
+    def choice(self, waiting: list[int], /) -> int: ...
+
+
+class Order:
+    """The turns in an order that is given, and then in that of their numbers."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = list(numbers)
+
+    def choice(self, waiting: list[int], /) -> int:
+        return self.numbers.pop(0) if self.numbers and self.numbers[0] in waiting else waiting[0]
 
 
 class Turns:
@@ -45,7 +61,7 @@ class Turns:
         self.arrived.put((number, None, False))
         self.turns[number].acquire()
 
-    def play(self, choose: random.Random) -> Iterator[None]:
+    def play(self, choose: Chooser) -> Iterator[None]:
         """One call after the other, each of a thread that is drawn; yields before each."""
         for number, work in enumerate(self.works):
             threading.Thread(target=self._run, args=(number, work), daemon=True).start()
@@ -88,12 +104,23 @@ def claim(connection: Connection, book: LogBook) -> None:
         connection.release(found.lease)
 
 
-WORKS = (save_copy, save_copy, destroy, functools.partial(destroy, force=True), claim)
+def look(connection: Connection, book: LogBook) -> None:
+    with contextlib.suppress(NotFound):
+        for _ in range(3):
+            assert as_seen(connection.get_logbook(book.uuid)) == WHOLE
+            assert as_seen(connection.get_flows_for_book(book.uuid)) == WHOLE
+
+
+def as_seen(flows: Iterable[FlowDetail]) -> list[str]:
+    return sorted(f"{flow.name} {len(flow)}" for flow in flows)
+
+
+WORKS = (save_copy, save_copy, destroy, functools.partial(destroy, force=True), claim, look)
 WHOLE = ["one 2", "two 2"]
 
 
 def whole_or_nothing(connection: Connection, open_: Open, seed: int) -> None:
-    """Five savers, destroyers and claimers of one book: whoever looks sees all of it or nothing. It is gone then."""
+    """Six savers, destroyers, claimers and readers of one book, of which all see the whole or nothing. It is gone then."""
     choose = random.Random(seed)
     book = new_book("one", "two")
     for flow in book:
@@ -103,11 +130,11 @@ def whole_or_nothing(connection: Connection, open_: Open, seed: int) -> None:
 
     def seen() -> list[str]:
         try:
-            return sorted(f"{flow.name} {len(flow)}" for flow in connection.get_logbook(book.uuid))
+            return as_seen(connection.get_logbook(book.uuid))
         except NotFound:
             return []
 
-    turns = Turns(open_, [functools.partial(choose.choice(WORKS), book=book) for _ in range(5)])
+    turns = Turns(open_, [functools.partial(choose.choice(WORKS), book=book) for _ in range(6)])
     for _ in turns.play(choose):
         if choose.random() < 0.1:
             assert seen() in ([], WHOLE), seed
@@ -131,7 +158,7 @@ def one_version(connection: Connection, open_: Open, seed: int) -> None:
         copies.append(LogBook.from_record(book.to_record(), flows))
     seen: dict[str, Any] = {}
 
-    def look() -> None:
+    def look_again() -> None:
         for flow in book:
             try:
                 found = connection.get_flow_details(flow.uuid)
@@ -145,8 +172,8 @@ def one_version(connection: Connection, open_: Open, seed: int) -> None:
     turns = Turns(open_, [functools.partial(save, book=copy) for copy in copies])
     for _ in turns.play(choose):
         if choose.random() < 0.2:
-            look()
-    look()
+            look_again()
+    look_again()
     assert len(seen) == 2, seed
     assert all(flow.created_at in (None, seen[flow.uuid][0]) for copy in copies for flow in copy), seed
     assert {copy.created_at for copy in copies} == {connection.get_logbook(book.uuid).created_at}, seed

@@ -5,9 +5,10 @@ Collections, each with the prefix (``pluggableflow_``):
 
 ``logbooks``
     ``{_id, name, meta, created_at, updated_at, edition, open, saves, touched, hidden?, destroyed?, unsettled?}``.
-    ``edition`` counts the decided operations on the book; ``open`` holds the ids of undecided ones, ``saves`` those of
-    decided saves that are not tidied up; a ``hidden`` book is being saved for the first time, a ``destroyed`` one is
-    being deleted: neither is seen by readers. ``unsettled`` is there while there may be something to tidy up.
+    ``edition`` begins anywhere and counts the decided operations on the book; ``open`` holds the ids of undecided ones,
+    ``saves`` those of decided saves that are not tidied up; a ``hidden`` book is being saved for the first time, a
+    ``destroyed`` one is being deleted: neither is seen by readers. ``unsettled`` is there while there may be something
+    to tidy up.
 ``flows``
     ``{_id, <the columns of a flow>, life, atoms, journal, journaled?, ready_at, runnable?, op?}``. ``life`` is random
     and new with each document; ``atoms`` is their number; ``journal`` is told below, ``journaled`` is there unless it

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from functools import partial
 from typing import Any
 
@@ -137,8 +138,9 @@ def save_book(store: Store, book: LogBook, flows: list[tuple[FlowDetail, Record,
                 and _write_hidden(store, book.uuid, op, now, fresh[start : start + WRITTEN_AT_ONCE], lives)
                 for start in range(0, len(fresh), WRITTEN_AT_ONCE)
             )
-        except PluggableFlowError:
-            _abandon(store, book.uuid, op, lives)
+        except (PluggableFlowError, PyMongoError):
+            with contextlib.suppress(PyMongoError):
+                _abandon(store, book.uuid, op, lives)
             raise
         stored = store.repeated(partial(_decide_save, store, record, op)) if written else None
         if stored is not None:
@@ -190,7 +192,7 @@ def _open(store: Store, record: Record, op: str) -> Any:
             "$addToSet": {"open": op},
             "$set": {"unsettled": True},
             "$currentDate": {"touched": True},
-            "$setOnInsert": {**new, "hidden": True, "saves": [], "edition": 0},
+            "$setOnInsert": {**new, "hidden": True, "saves": [], "edition": random.getrandbits(48)},
         },
         upsert=True,
         return_document=ReturnDocument.AFTER,

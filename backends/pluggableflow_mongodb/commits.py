@@ -200,8 +200,11 @@ class Commits:
     def _explain_refusal(self, held: Held, lease: Lease, revision: int) -> None:
         """The fence did not hold: was this very commit applied before, or is the lease lost?"""
         flows = self._store.flows
-        flow = self._store.repeated(lambda: flows.find_one({"_id": lease.flow_uuid}, {"token": 1, "revision": 1}))
-        discard_if_gone(self._store, lease.flow_uuid, held.life)
+        flow = self._store.repeated(
+            lambda: flows.find_one({"_id": lease.flow_uuid}, {"token": 1, "revision": 1, "life": 1})
+        )
+        if flow is None or flow["life"] != held.life:
+            discard_if_gone(self._store, lease.flow_uuid, held.life)
         if flow is None or (flow["token"], flow["revision"]) != (lease.token, revision + 1):
             raise LeaseLost(lease.flow_uuid)
 

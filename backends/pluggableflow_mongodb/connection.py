@@ -309,7 +309,7 @@ class MongoDBConnection(Connection):
                         given_up |= updates.trimmed(held.revision)
             mine = {"_id": lease.flow_uuid, "token": lease.token}
             done = self._store.repeated(lambda: self._store.flows.update_one(mine, [{"$set": given_up}]))
-            if held is not None and not done.matched_count:
+            if held is not None and held.life and not done.matched_count:
                 discard_if_gone(self._store, lease.flow_uuid, held.life)
 
     def request(self, flow_uuid: str, kind: str, by: str) -> Request:

@@ -13,7 +13,7 @@ import pytest
 import redis
 from pluggableflow_redis import RedisConnection, books
 from redis.crc import key_slot
-from turns import Wait, one_version, whole_or_nothing
+from turns import Order, Turns, Wait, destroy, one_version, whole_or_nothing
 
 from pluggableflow import states
 from pluggableflow.connection import Changes, Lease
@@ -430,6 +430,25 @@ def test_what_was_once_seen_of_a_flow_stays_while_others_save_it_too(
     for seed in range(60):
         one_version(connection, functools.partial(taking_turns, url), seed)
     assert connection.get_logbooks() == []
+
+
+def test_a_destruction_that_lags_behind_another_leaves_its_marks_alone(url: str) -> None:
+    # Else whoever takes the mark of the first away opens the flow to a claim, while the other one destroys the book.
+    connection = RedisConnection.from_url(url)
+    connection.upgrade()
+    book = new_book("one", "two")
+    connection.save_logbook(book)
+    own, prefix = connection._keys.book(book.uuid)[0], url.rpartition("=")[2]
+    turns = Turns(functools.partial(taking_turns, url), [functools.partial(destroy, book=book) for _ in range(2)])
+    # Both tell the book and the index; the second marks both flows, then the first goes on.
+    for step, _ in enumerate(turns.play(Order(0, 0, 1, 1, 1, 1, 0, 0))):
+        if step == 8:
+            operation = connection._client.command("HGET", own, "destroying")
+            marks = {connection._client.command("HGET", f"{prefix}flow:{{{flow.uuid}}}", "mark") for flow in book}
+            assert marks == {b"destroy:" + operation}
+    with pytest.raises(NotFound):
+        connection.get_logbook(book.uuid)
+    connection.close()
 
 
 @pytest.mark.usefixtures("impatient")
