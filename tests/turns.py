@@ -120,7 +120,7 @@ WHOLE = ["one 2", "two 2"]
 
 
 def whole_or_nothing(connection: Connection, open_: Open, seed: int) -> None:
-    """Six savers, destroyers, claimers and readers of one book, of which all see the whole or nothing. It is gone then."""
+    """Six savers, destroyers, claimers and readers of one book: all see the whole of it or nothing. It is gone then."""
     choose = random.Random(seed)
     book = new_book("one", "two")
     for flow in book:
