@@ -144,7 +144,7 @@ class Books:
             own = mark if answer[2].decode("utf-8") == flow["parent_uuid"] else b""
             if not self._is_left(flow_uuid, answer[1], answer[2].decode("utf-8"), own, patience):
                 return False
-            self._delete(flow_uuid, answer[1], again=True)
+            self._delete(flow_uuid, answer[1], again=answer[1].startswith(_SAVE))
         for at in range(_ATOMS_PER_CALL, len(atoms), _ATOMS_PER_CALL):
             fields, names = self._atoms(atoms[at : at + _ATOMS_PER_CALL], flow_uuid, at)
             arguments = (mark, 0, len(fields), len(names) // 2, *fields, *names)
@@ -245,7 +245,7 @@ class Books:
     def _delete(self, flow_uuid: str, mark: bytes, again: bool) -> None:
         """Delete a flow that nobody sees any more; last what tells of the rest, so that it can be done again.
 
-        :param again: it is about to be saved again, so its atoms will be looked for by the same keys
+        :param again: it was never seen, and is about to be saved again with atoms of the same uuids
         """
         keys = self._keys.flow(flow_uuid)
         answer = self._client.run(lease_scripts.LEFTOVER, keys, (mark,))
