@@ -54,10 +54,11 @@ neither at sleeping or leased flows nor at finished ones, however many there are
   sees; remove the marks; forget the operation. Where a flow has the mark of another save and is not there, that
   save is waited for; one that takes too long is taken out of its ``saves`` before the flow is replaced, and begins
   again if it was not dead. So what is seen of a flow is never replaced.
-* Destroy: set ``destroying`` on the book; take the lease of each flow, unless it is live, and set the mark
-  ``destroy``, over that of another operation only while ``destroying`` is unchanged; delete the book with its
-  ``saves``, if ``destroying`` is unchanged, which is the one step that everybody sees; delete its flows and what the
-  index has of them. A flow that was saved anew since has another ``created_at`` and is left alone.
+* Destroy: set ``destroying`` on the book, in place of another operation only after a while; take the lease of each
+  flow, unless it is live, and set the mark ``destroy``, over that of another operation only while ``destroying`` is
+  unchanged; delete the book with its ``saves``, if ``destroying`` is unchanged, which is the one step that everybody
+  sees; delete its flows and what the index has of them. A flow that was saved anew since has another ``created_at``
+  and is left alone.
 
 Whoever meets a mark asks the book. A flow that the book lists exists. A claim of one that is about to be destroyed
 removes ``destroying``, so that the destruction begins again and finds the flow owned. A mark of an operation that

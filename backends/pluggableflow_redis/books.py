@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pluggableflow.connection import check_names
@@ -28,8 +28,8 @@ DESTROY_MICROSECONDS = 60_000_000
 _ATTEMPTS = 50
 _ATOMS_PER_CALL = 5000
 _SAVE = b"save:"
-#: How long a first attempt waits for another save of the same flows before it takes that for dead. Each attempt waits
-#: twice as long as the one before, so that in the end it waits for longer than any save takes.
+#: How long a first attempt waits for another operation of the same kind before it takes that for dead. Each attempt
+#: waits twice as long as the one before, so that in the end it waits for longer than any operation takes.
 PATIENCE_SECONDS = 1.0
 LONGEST_PATIENCE_SECONDS = 600.0
 
@@ -72,7 +72,7 @@ class Books:
     def save(self, book: LogBook) -> None:
         details = [(detail, detail.to_record(), [atom.to_record() for atom in detail]) for detail in book]
         for number in range(_ATTEMPTS):
-            if self._save(book, details, min(LONGEST_PATIENCE_SECONDS, PATIENCE_SECONDS * 2**number)):
+            if self._save(book, details, _patience(number)):
                 return
             time.sleep(random.uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**number)))
         raise StorageFailure(f"logbook {book.uuid} was not saved: others save the same flows again and again")
@@ -161,16 +161,15 @@ class Books:
 
         :param own: mark of the save that asks, if it is of the same book
         """
-        until, wait = time.monotonic() + patience, FIRST_WAIT_SECONDS
-        while True:
-            arguments = (flow_uuid.encode(), _operation(mark), int(time.monotonic() >= until), _operation(own))
+        answer = b"busy"
+        for impatient in _waiting(patience):
+            arguments = (flow_uuid.encode(), _operation(mark), int(impatient), _operation(own))
             answer = self._client.run(index_scripts.CONTEST, self._keys.book(book_uuid), arguments)
             if answer == b"there":
                 self.resolve(flow_uuid, mark, book_uuid)
             if answer != b"busy":
-                return bool(answer == b"free")
-            time.sleep(random.uniform(0, wait))
-            wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+                break
+        return bool(answer == b"free")
 
     @staticmethod
     def _atoms(atoms: list[Record], flow_uuid: str, before: int) -> tuple[list[Any], list[Any]]:
@@ -186,10 +185,14 @@ class Books:
     # -- destroy --------------------------------------------------------------------------------------------------
 
     def destroy(self, book_uuid: str, force: bool) -> None:
-        for _ in range(_ATTEMPTS):
+        for number in range(_ATTEMPTS):
             operation = new_uuid()
             keys = self._keys.book(book_uuid)
-            answer = self._client.run(index_scripts.DESTROY, keys, (operation.encode(),))
+            answer: Any = [b"busy"]
+            for impatient in _waiting(_patience(number)):
+                answer = self._client.run(index_scripts.DESTROY, keys, (operation.encode(), int(impatient)))
+                if answer[0] != b"busy":
+                    break
             if answer[0] == b"none":
                 raise NotFound(f"there is no logbook {book_uuid}")
             flows = {uuid.decode("utf-8"): int(created_at) for uuid, created_at in pairs(answer[2]).items()}
@@ -277,6 +280,19 @@ class Books:
                     found = True
             if not found:
                 return
+
+
+def _patience(number: int) -> float:
+    return min(LONGEST_PATIENCE_SECONDS, PATIENCE_SECONDS * 2.0**number)
+
+
+def _waiting(patience: float) -> Iterator[bool]:
+    """Whether patience is at its end, again and again, with pauses that grow."""
+    until, wait = time.monotonic() + patience, FIRST_WAIT_SECONDS
+    while True:
+        yield time.monotonic() >= until
+        time.sleep(random.uniform(0, wait))
+        wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
 
 def _operation(mark: bytes) -> bytes:

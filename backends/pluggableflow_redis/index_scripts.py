@@ -146,11 +146,13 @@ return {'ok', created_at, time}
 """,
 )
 
-#: operation. Answer: ``none``, or ``ok``, created_at, its flows.
+#: operation, whether in place of another. Answer: ``none``, ``busy``: another one is about to, or ``ok``, created_at,
+#: its flows.
 DESTROY = Script(
     """
 local created_at = redis.call('HGET', KEYS[1], 'created_at')
 if not created_at then return {'none'} end
+if ARGV[2] ~= '1' and (redis.call('HGET', KEYS[1], 'destroying') or ARGV[1]) ~= ARGV[1] then return {'busy'} end
 redis.call('HSET', KEYS[1], 'destroying', ARGV[1])
 return {'ok', created_at, redis.call('HGETALL', KEYS[2])}
 """

@@ -432,7 +432,9 @@ def test_what_was_once_seen_of_a_flow_stays_while_others_save_it_too(
     assert connection.get_logbooks() == []
 
 
-def test_a_destruction_that_lags_behind_another_leaves_its_marks_alone(url: str) -> None:
+def test_a_destruction_that_lags_behind_another_leaves_its_marks_alone(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Else whoever takes the mark of the first away opens the flow to a claim, while the other one destroys the book.
     connection = RedisConnection.from_url(url)
     connection.upgrade()
@@ -440,6 +442,7 @@ def test_a_destruction_that_lags_behind_another_leaves_its_marks_alone(url: str)
     connection.save_logbook(book)
     own, prefix = connection._keys.book(book.uuid)[0], url.rpartition("=")[2]
     turns = Turns(functools.partial(taking_turns, url), [functools.partial(destroy, book=book) for _ in range(2)])
+    monkeypatch.setattr(books, "PATIENCE_SECONDS", 0.0)
     # Both tell the book and the index; the second marks both flows, then the first goes on.
     for step, _ in enumerate(turns.play(Order(0, 0, 1, 1, 1, 1, 0, 0))):
         if step == 8:
