@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import redis
-from pluggableflow_redis import RedisConnection, books
+from pluggableflow_redis import RedisConnection, books, index_scripts
+from pluggableflow_redis.client import Script
 from redis.crc import key_slot
-from turns import Order, Turns, Wait, destroy, one_version, whole_or_nothing
+from turns import Order, Turns, Wait, destroy, one_version, save_copy, whole_or_nothing
 
 from pluggableflow import states
 from pluggableflow.connection import Changes, Lease
@@ -469,3 +470,47 @@ def test_savers_destroyers_and_claimers_leave_a_whole_book_or_nothing(
         assert keys <= {f"{prefix}{name}" for name in passing}, seed
     connection.upgrade()
     assert scan(connection) == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_destruction_that_lags_behind_leaves_the_atoms_findable_that_were_saved_since(url: str) -> None:
+    connection = RedisConnection.from_url(url)
+    connection.upgrade()
+    saved = 0
+    for steps in range(1, 20):
+        book = new_book("one", "two")
+        connection.save_logbook(book.copy())
+        works = [functools.partial(destroy, book=book), functools.partial(save_copy, book=book)]
+        order = Order(*[0] * steps, *[1] * 100)
+        for _ in Turns(functools.partial(taking_turns, url), works).play(order):
+            pass
+        for flow in connection.find_flows():
+            atoms = connection.get_atoms_for_flow(flow.uuid)
+            assert [connection.get_atom_details(atom.uuid).name for atom in atoms] == [atom.name for atom in atoms]
+            saved += 1
+        connection.clear_all()
+    assert saved
+    connection.close()
+
+
+def test_a_save_whose_answer_was_lost_is_not_done_again(url: str) -> None:
+    connection = RedisConnection.from_url(url)
+    connection.upgrade()
+    book, run = new_book("one"), connection._client.run
+
+    def lossy(script: Script, *arguments: Any) -> Any:
+        answer = run(script, *arguments)
+        if script is index_scripts.SAVE:
+            # Before it is sent again, somebody else destroys the book.
+            other.destroy_logbook(book.uuid)
+            answer = run(script, *arguments)
+        return answer
+
+    other = RedisConnection.from_url(url)
+    connection._client.run = lossy  # type: ignore[method-assign]
+    connection.save_logbook(book)
+    (flow,) = book
+    assert book.created_at is not None and flow.created_at == book.created_at
+    assert connection.get_logbooks() == [] and connection.find_flows() == []
+    other.close()
+    connection.close()
