@@ -17,7 +17,7 @@ from pluggableflow.exceptions import LeaseLost, NotFound, PluggableFlowError, St
 from pluggableflow.middleware import Record
 from pluggableflow_mongodb.client import Document, Store
 from pluggableflow_mongodb.flows import UNKNOWN_READY_AT, is_runnable
-from pluggableflow_mongodb.journal import apply, atom_document, discard_if_gone, entry, of_life, overlay
+from pluggableflow_mongodb.journal import apply, atom_document, entry, of_life, overlay
 
 #: The journal is applied before it would grow beyond either. Every commit makes the server rewrite the document that
 #: holds it, every application costs a round trip.
@@ -204,7 +204,8 @@ class Commits:
             lambda: flows.find_one({"_id": lease.flow_uuid}, {"token": 1, "revision": 1, "life": 1})
         )
         if flow is None or flow["life"] != held.life:
-            discard_if_gone(self._store, lease.flow_uuid, held.life)
+            # What a late application may have written for a flow that was destroyed meanwhile belongs to nobody.
+            self._store.atoms.delete_many(of_life(held.life))
         if flow is None or (flow["token"], flow["revision"]) != (lease.token, revision + 1):
             raise LeaseLost(lease.flow_uuid)
 

@@ -434,11 +434,9 @@ def test_what_was_once_seen_of_a_flow_stays_while_others_save_it_too(
 
 
 def test_a_destruction_that_lags_behind_another_leaves_its_marks_alone(
-    url: str, monkeypatch: pytest.MonkeyPatch
+    url: str, connection: RedisConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Else whoever takes the mark of the first away opens the flow to a claim, while the other one destroys the book.
-    connection = RedisConnection.from_url(url)
-    connection.upgrade()
     book = new_book("one", "two")
     connection.save_logbook(book)
     own, prefix = connection._keys.book(book.uuid)[0], url.rpartition("=")[2]
@@ -452,7 +450,6 @@ def test_a_destruction_that_lags_behind_another_leaves_its_marks_alone(
             assert marks == {b"destroy:" + operation}
     with pytest.raises(NotFound):
         connection.get_logbook(book.uuid)
-    connection.close()
 
 
 @pytest.mark.usefixtures("impatient")
@@ -473,9 +470,9 @@ def test_savers_destroyers_and_claimers_leave_a_whole_book_or_nothing(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_destruction_that_lags_behind_leaves_the_atoms_findable_that_were_saved_since(url: str) -> None:
-    connection = RedisConnection.from_url(url)
-    connection.upgrade()
+def test_a_destruction_that_lags_behind_leaves_the_atoms_findable_that_were_saved_since(
+    url: str, connection: RedisConnection
+) -> None:
     saved = 0
     for steps in range(1, 20):
         book = new_book("one", "two")
@@ -490,12 +487,9 @@ def test_a_destruction_that_lags_behind_leaves_the_atoms_findable_that_were_save
             saved += 1
         connection.clear_all()
     assert saved
-    connection.close()
 
 
-def test_a_save_whose_answer_was_lost_is_not_done_again(url: str) -> None:
-    connection = RedisConnection.from_url(url)
-    connection.upgrade()
+def test_a_save_whose_answer_was_lost_is_not_done_again(url: str, connection: RedisConnection) -> None:
     book, run = new_book("one"), connection._client.run
 
     def lossy(script: Script, *arguments: Any) -> Any:
@@ -513,4 +507,3 @@ def test_a_save_whose_answer_was_lost_is_not_done_again(url: str) -> None:
     assert book.created_at is not None and flow.created_at == book.created_at
     assert connection.get_logbooks() == [] and connection.find_flows() == []
     other.close()
-    connection.close()
